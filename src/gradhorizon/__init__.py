@@ -1,0 +1,65 @@
+"""gradhorizon: how far back a recurrent network's gradient reaches, why, and what would help.
+
+Public names are loaded on first use, so that importing the package touches no device and the
+command line answers `--help` without importing JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradhorizon import cells as cells
+    from gradhorizon import tasks as tasks
+    from gradhorizon import theory as theory
+    from gradhorizon._checks import NumericalError as NumericalError
+    from gradhorizon._record import Status as Status
+    from gradhorizon.cells import inits as inits
+    from gradhorizon.cells._cell import Cell as Cell
+    from gradhorizon.chain._contract import PrecisionWarning as PrecisionWarning
+    from gradhorizon.chain.gradient import GradientProfile as GradientProfile
+    from gradhorizon.chain.gradient import backpropagate as backpropagate
+    from gradhorizon.chain.gradient import gradient_profile as gradient_profile
+    from gradhorizon.chain.jacobian import JacobianChain as JacobianChain
+    from gradhorizon.chain.jacobian import jacobian_chain as jacobian_chain
+    from gradhorizon.chain.unroll import Trajectory as Trajectory
+    from gradhorizon.chain.unroll import unroll as unroll
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Cell": "cells._cell",
+    "unroll": "chain.unroll",
+    "Trajectory": "chain.unroll",
+    "jacobian_chain": "chain.jacobian",
+    "JacobianChain": "chain.jacobian",
+    "gradient_profile": "chain.gradient",
+    "backpropagate": "chain.gradient",
+    "GradientProfile": "chain.gradient",
+    "singular_spectrum": "products.singular",
+    "SingularSpectrum": "products.singular",
+    "lyapunov_spectrum": "products.lyapunov",
+    "LyapunovSpectrum": "products.lyapunov",
+    "transition_norms": "products.transition",
+    "Status": "_record",
+    "NumericalError": "_checks",
+    "PrecisionWarning": "chain._contract",
+}
+_MODULES = {"cells": "cells", "inits": "cells.inits", "theory": "theory"}
+
+__all__ = sorted([*_HOME, *_MODULES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"gradhorizon.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"gradhorizon.{_MODULES[name]}")
+    else:
+        text = f"module 'gradhorizon' has no attribute '{name}'"
+        raise AttributeError(text)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

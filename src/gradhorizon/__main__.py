@@ -1,0 +1,5 @@
+"""Run the command line as ``python -m gradhorizon``."""
+
+from gradhorizon.cli import main
+
+main()

@@ -1,0 +1,209 @@
+"""Gated cells: LSTM with state (c, h), and GRU."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from gradhorizon._checks import ArgumentError, worded
+from gradhorizon.cells import inits
+from gradhorizon.cells._cell import Cell, affine, check_arguments, default_dtype, require_sizes
+from gradhorizon.cells.activations import sigmoid, tanh
+from gradhorizon.cells.additive import Zeros, additive_params
+
+
+@dataclasses.dataclass(frozen=True)
+class LstmStep:
+    """c' = f c + i g, h' = o tanh(c'), gates from W h + U x + b in the order i, f, g, o."""
+
+    hidden: int
+    inputs: int
+
+    def __call__(self, params: Any, h: Any, x: Any) -> tuple[Array, Array]:
+        """Advance the state (c, h) by one input."""
+        if not (isinstance(h, tuple) and len(h) == 2):
+            remedy = "Pass the pair (c, h)."
+            raise ArgumentError(worded("h0", "be the pair (c, h)", type(h).__name__, remedy))
+        memory, output = h
+        check_arguments(memory, x, self.hidden, self.inputs, name="h0[0]")
+        check_arguments(output, x, self.hidden, self.inputs, name="h0[1]")
+        i, f, g, o = jnp.split(affine(params, output, x), 4)
+        memory = sigmoid(f) * memory + sigmoid(i) * tanh(g)
+        return memory, sigmoid(o) * tanh(memory)
+
+
+@dataclasses.dataclass(frozen=True)
+class GruStep:
+    """h' = (1 - z) n + z h, n = tanh(U_n x + b_n + r (W_n h + d)), gates in the order r, z, n."""
+
+    hidden: int
+    inputs: int
+
+    def __call__(self, params: Any, h: Any, x: Any) -> Array:
+        """Advance the state by one input."""
+        check_arguments(h, x, self.hidden, self.inputs)
+        from_state = params["W"] @ h
+        from_input = params["b"] + params["U"] @ x if "U" in params else params["b"]
+        r_h, z_h, n_h = jnp.split(from_state, 3)
+        r_x, z_x, n_x = jnp.split(from_input, 3)
+        r, z = sigmoid(r_h + r_x), sigmoid(z_h + z_x)
+        candidate = tanh(n_x + r * (n_h + params["d"]))
+        return (1 - z) * candidate + z * h
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroPair:
+    """Give the state (c, h) of zeros."""
+
+    size: int
+    dtype: np.dtype
+
+    def __call__(self) -> tuple[Array, Array]:
+        """Give the state before the first input."""
+        return jnp.zeros(self.size, self.dtype), jnp.zeros(self.size, self.dtype)
+
+
+def lstm(
+    hidden: int,
+    inputs: int,
+    *,
+    forget_bias: Any = 1.0,
+    recurrent_init: inits.Initializer | None = None,
+    input_init: inits.Initializer | None = None,
+    dtype: Any = None,
+) -> Cell:
+    """Build the LSTM cell; its state is the pair (c, h), and both are differentiated.
+
+    c_t = f_t c_{t-1} + i_t g_t and h_t = o_t tanh(c_t), with i, f, o = σ(·), g = tanh(·) of the
+    rows of W h_{t-1} + U x_t + b, in the order i, f, g, o. No peepholes, no projection.
+
+    Parameters
+    ----------
+    hidden
+        n, the number of units; the Jacobian is 2n × 2n.
+    inputs
+        m, the size of an input; 0 for a cell without inputs.
+    forget_bias
+        What b_f starts at: a number, or an initializer such as `gh.inits.chrono(T)`. With all
+        weights zero the memory decays by σ(forget_bias) per step.
+    recurrent_init
+        Draws the four n × n blocks of W; default `gh.inits.orthogonal(1.0)`.
+    input_init
+        Draws U, shape (4n, m); default `gh.inits.gaussian(1.0)`.
+    dtype
+        The floating-point type of parameters and state; JAX's default if None.
+
+    Returns
+    -------
+    Cell
+        Parameters are ``{"W": (4n, n), "U": (4n, m), "b": (4n,)}``.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range.
+
+    References
+    ----------
+    Hochreiter & Schmidhuber, Neural Computation 9 (1997); Gers, Schmidhuber & Cummins, "Learning
+    to forget" (2000), for the forget gate.
+
+    Examples
+    --------
+    >>> import gradhorizon as gh
+    >>> cell = gh.cells.lstm(3, 2, forget_bias=2.0)
+    >>> cell.init(jax.random.key(0))["b"].tolist()[3:6]
+    [2.0, 2.0, 2.0]
+    """
+    require_sizes(hidden, inputs)
+    kind = default_dtype(dtype)
+    base = additive_params(
+        hidden,
+        inputs,
+        4 * hidden,
+        kind,
+        recurrent_init or inits.orthogonal(),
+        input_init or inits.gaussian(),
+    )
+
+    def init(key: Any) -> dict[str, Array]:
+        for_weights, for_bias = jax.random.split(key)
+        params = base(for_weights)
+        drawn = forget_bias(for_bias, (hidden,), kind) if callable(forget_bias) else forget_bias
+        forget = jnp.broadcast_to(jnp.asarray(drawn, kind), (hidden,))
+        return {**params, "b": params["b"].at[hidden : 2 * hidden].set(forget)}
+
+    return Cell(init=init, step=LstmStep(hidden, inputs), initial_state=ZeroPair(hidden, kind))
+
+
+def gru(
+    hidden: int,
+    inputs: int,
+    *,
+    update_bias: float = 0.0,
+    recurrent_init: inits.Initializer | None = None,
+    input_init: inits.Initializer | None = None,
+    dtype: Any = None,
+) -> Cell:
+    """Build the GRU cell h_t = (1 - z_t) n_t + z_t h_{t-1}.
+
+    r, z = σ(·) and n_t = tanh(U_n x_t + b_n + r_t (W_n h_{t-1} + d)): the reset gate acts after
+    the matrix, as in cuDNN, Flax and Equinox; z near 1 keeps the state.
+
+    Parameters
+    ----------
+    hidden
+        n, the number of units.
+    inputs
+        m, the size of an input; 0 for a cell without inputs.
+    update_bias
+        What b_z starts at; with all weights zero the state decays by σ(update_bias) per step.
+    recurrent_init
+        Draws the three n × n blocks of W; default `gh.inits.orthogonal(1.0)`.
+    input_init
+        Draws U, shape (3n, m); default `gh.inits.gaussian(1.0)`.
+    dtype
+        The floating-point type of parameters and state; JAX's default if None.
+
+    Returns
+    -------
+    Cell
+        Parameters are ``{"W": (3n, n), "U": (3n, m), "b": (3n,), "d": (n,)}``, gates in the
+        order r, z, n.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range.
+
+    References
+    ----------
+    Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014.
+
+    Examples
+    --------
+    >>> import gradhorizon as gh
+    >>> cell = gh.cells.gru(2, 0, recurrent_init=gh.inits.identity(0.0))
+    >>> cell.step(cell.init(jax.random.key(0)), jnp.array([1.0, -4.0]), None).tolist()
+    [0.5, -2.0]
+    """
+    require_sizes(hidden, inputs)
+    kind = default_dtype(dtype)
+    base = additive_params(
+        hidden,
+        inputs,
+        3 * hidden,
+        kind,
+        recurrent_init or inits.orthogonal(),
+        input_init or inits.gaussian(),
+    )
+
+    def init(key: Any) -> dict[str, Array]:
+        params = base(key)
+        bias = params["b"].at[hidden : 2 * hidden].set(jnp.asarray(update_bias, kind))
+        return {**params, "b": bias, "d": jnp.zeros(hidden, kind)}
+
+    return Cell(init=init, step=GruStep(hidden, inputs), initial_state=Zeros(hidden, kind))

@@ -1,0 +1,1 @@
+"""The unrolled network: states, step Jacobians, and the gradient along them."""

@@ -1,0 +1,230 @@
+"""What `step`, `params`, `h0` and `xs` must satisfy, checked before anything is compiled."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradhorizon._checks import (
+    ArgumentError,
+    describe,
+    dtype_of,
+    is_key,
+    leaf_name,
+    require_finite,
+    require_integer,
+    require_no_silent_downcast,
+    worded,
+)
+from gradhorizon.chain._state import StateSpace
+
+Step = Callable[[Any, Any, Any], Any]
+
+
+class PrecisionWarning(UserWarning):
+    """The state is stored in fewer bits than the analysis computes with."""
+
+
+class Problem(NamedTuple):
+    """A checked network: arrays instead of scalars, one length, one state space."""
+
+    params: Any
+    h0: Any
+    xs: Any
+    length: int
+    space: StateSpace
+
+
+def check_problem(
+    step: Step, params: Any, h0: Any, xs: Any, length: int | None, *, tied: bool
+) -> Problem:
+    """Check everything that can be checked without running the network.
+
+    Raises
+    ------
+    TypeError
+        If `step` is not callable, or a leaf of `params` or `h0` has the wrong kind.
+    ValueError
+        If shapes, structures, precisions or lengths disagree, or a value is not finite.
+    """
+    if not callable(step):
+        raise TypeError(worded("step", "be a function step(params, h, x) -> h", repr(step)))
+    for name, tree in (("params", params), ("h0", h0), ("xs", xs)):
+        _require_arrays(name, tree)
+        require_no_silent_downcast(name, tree)
+    params, h0, xs = (jax.tree.map(_strong, tree) for tree in (params, h0, xs))
+    _require_float_params(params)
+    _require_float_state(h0)
+    _require_one_precision(params, h0)
+    length = _common_length(params if not tied else None, xs, length)
+    for name, tree in (("params", params), ("h0", h0), ("xs", xs)):
+        require_finite(name, tree)
+    _check_step(step, _at_first(params) if not tied else _shapes(params), h0, _at_first(xs))
+    space = StateSpace.of(h0)
+    if jnp.finfo(space.storage_dtype).bits < 32:
+        warnings.warn(
+            f"The state is stored in {space.storage_dtype}: Jacobians are promoted to "
+            f"{space.dtype}, and error bars use the precision of {space.storage_dtype}.",
+            PrecisionWarning,
+            stacklevel=4,
+        )
+    return Problem(params, h0, xs, length, space)
+
+
+def _strong(leaf: Any) -> Any:
+    """Give a leaf as an array whose dtype does not depend on what it meets."""
+    return leaf if is_key(leaf) else jnp.asarray(leaf, dtype=dtype_of(leaf))
+
+
+def _require_arrays(name: str, tree: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
+            raise TypeError(
+                worded(
+                    leaf_name(name, path),
+                    "be an array",
+                    f"{type(leaf).__name__}: {leaf}",
+                    "Close over settings that are not arrays.",
+                )
+            )
+
+
+def _require_float_params(params: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if is_key(leaf) or jnp.issubdtype(dtype_of(leaf), jnp.inexact):
+            continue
+        raise TypeError(
+            worded(
+                leaf_name("params", path),
+                "be floating point",
+                describe(leaf),
+                "Cast it, or close over it in `step` if it is a setting.",
+            )
+        )
+
+
+def _require_float_state(h0: Any) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(h0)
+    for path, leaf in leaves:
+        if not is_key(leaf) and jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
+            raise TypeError(
+                worded(
+                    leaf_name("h0", path),
+                    "be real",
+                    describe(leaf),
+                    "Carry the real and the imaginary part as two leaves.",
+                )
+            )
+    space = StateSpace.of(h0)
+    if not any(space.differentiable):
+        shown = describe(leaves[0][1]) if leaves else "an empty state"
+        name = leaf_name("h0", leaves[0][0]) if leaves else "h0"
+        raise TypeError(
+            worded(name, "be floating point", shown, "Cast the state to float32 or float64.")
+        )
+    if space.size == 0:
+        raise ValueError(worded("h0", "have at least one entry", "a state of size 0"))
+
+
+def _require_one_precision(params: Any, h0: Any) -> None:
+    """Refuse float32 beside float64: the Jacobian would be typed float64 but accurate to 1e-8."""
+    seen: dict[Any, str] = {}
+    for name, tree in (("params", params), ("h0", h0)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not is_key(leaf) and dtype_of(leaf) in (jnp.float32, jnp.float64):
+                seen.setdefault(dtype_of(leaf), leaf_name(name, path))
+    if len(seen) > 1:
+        narrow, wide = seen[jnp.dtype("float32")], seen[jnp.dtype("float64")]
+        raise ValueError(
+            worded(
+                narrow,
+                f"have the precision of `{wide}`, float64",
+                "float32",
+                "Cast one of them, with jax.tree.map(lambda a: a.astype(...), tree).",
+            )
+        )
+
+
+def _common_length(params: Any, xs: Any, length: int | None) -> int:
+    """Find the number of steps T from `length`, `xs` and untied `params`."""
+    if length is not None:
+        length = require_integer("length", length, 0)
+    source = "length"
+    for name, tree in (("xs", xs), ("params", params)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            label = leaf_name(name, path)
+            if np.ndim(leaf) == 0:
+                remedy = "Stack one entry per step along the first axis."
+                raise ValueError(worded(label, "have a leading time axis", "a scalar", remedy))
+            if length is None:
+                length, source = len(leaf), label
+            elif len(leaf) != length:
+                raise ValueError(
+                    worded(label, f"have {length} steps, as `{source}` says", f"{len(leaf)} steps")
+                )
+    if length is None:
+        remedy = "Pass length=..., the number of steps to unroll."
+        raise ValueError(worded("length", "be given when there is no `xs`", None, remedy))
+    return length
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), tree)
+
+
+def _at_first(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], a.dtype), tree)
+
+
+def _check_step(step: Step, params: Any, h0: Any, x: Any) -> None:
+    """Evaluate shapes through `step` once: the state must come back as it went in."""
+    try:
+        out = jax.eval_shape(step, params, h0, x)
+    except jax.errors.TracerBoolConversionError as error:
+        remedy = "Use jax.lax.cond or jax.numpy.where in place of `if`."
+        raise ValueError(
+            worded("step", "not branch on traced values", "a Python `if`", remedy)
+        ) from error
+    except ArgumentError:
+        raise
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        received = f"{type(error).__name__}: {error}"
+        states = ", ".join(describe(v) for v in jax.tree.leaves(h0))
+        inputs = ", ".join(describe(v) for v in jax.tree.leaves(x)) or "None"
+        raise ValueError(
+            worded(
+                "step",
+                f"accept (params, h, x) with h of {states} and x of {inputs}",
+                received,
+                "Check the shapes of `params`, `h0` and `xs`; batch with jax.vmap.",
+            )
+        ) from error
+    _compare(h0, out)
+
+
+def _compare(h0: Any, out: Any) -> None:
+    """Refuse a state that changes its structure, shapes or dtypes in one step."""
+    before, after = jax.tree.structure(h0), jax.tree.structure(out)
+    if before != after:
+        returned = f"{_summary(h0)}; `step` returned {_summary(out)}"
+        remedy = "Return the new state only, in the structure of `h0`."
+        raise ValueError(worded("h0", "have the structure that `step` returns", returned, remedy))
+    pairs = zip(jax.tree_util.tree_leaves_with_path(h0), jax.tree.leaves(out), strict=True)
+    for (path, was), now in pairs:
+        if (jnp.shape(was), dtype_of(was)) != (now.shape, now.dtype):
+            label = leaf_name("h0", path)
+            raise ValueError(
+                worded(
+                    label,
+                    "keep its shape and dtype through `step`",
+                    f"{describe(was)}; `step` returned {describe(now)}",
+                    "Start from a state of the returned kind, or cast inside `step`.",
+                )
+            )
+
+
+def _summary(tree: Any) -> str:
+    return str(jax.tree.map(describe, tree)).replace("'", "")

@@ -1,0 +1,1 @@
+"""The verdict: criteria side by side, a prediction, a measurement, and what follows."""

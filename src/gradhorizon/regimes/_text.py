@@ -1,0 +1,157 @@
+"""Diagnosis and prediction as text: the verdict first, then why, then what would help."""
+
+import math
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradhorizon._record import Status
+from gradhorizon.regimes.criteria import Criterion, disagreements
+from gradhorizon.regimes.regime import Regime
+
+if TYPE_CHECKING:
+    from gradhorizon.regimes.diagnose import Diagnosis
+    from gradhorizon.regimes.forecast import DtypeForecast
+    from gradhorizon.regimes.predict import Prediction
+
+_WIDTH = 96
+
+
+def steps(number: Any) -> str:
+    """Write a number of steps: whole, grouped, or the word for infinity."""
+    value = float(number)
+    if math.isnan(value):
+        return "?"
+    if math.isinf(value):
+        return "without end"
+    return f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
+
+
+def headline(diagnosis: "Diagnosis") -> str:
+    """Give the verdict in one line: regime, lag, horizon."""
+    if diagnosis.regime is None:
+        status = Status(int(diagnosis.status))
+        where = f" (step {int(diagnosis.first_bad_step)})" if diagnosis.first_bad_step >= 0 else ""
+        return f"{status.name}{where}: {status.text}."
+    horizon = float(diagnosis.horizon)
+    far = f"{steps(horizon)} step" + ("" if round(horizon) == 1 else "s")
+    if not diagnosis.horizon_observed and horizon > diagnosis.length:
+        far = f"the whole {diagnosis.length} steps and more"
+        if math.isfinite(horizon):
+            far += f" (about {steps(horizon)}, by its rate)"
+    verb = "reaches back"
+    if diagnosis.regime is Regime.EXPLODING:
+        verb = "stays in bounds for"
+    return f"{diagnosis.regime} at lag {diagnosis.lag}: the gradient {verb} {far}."
+
+
+def diagnosis_text(diagnosis: "Diagnosis") -> str:
+    """Write the whole diagnosis."""
+    lines = [headline(diagnosis)]
+    if diagnosis.regime is None:
+        return lines[0]
+    rate, error = float(diagnosis.rate), float(diagnosis.rate_error)
+    lines += [
+        f"rate {rate:.4g} ± {error:.2g} nats per step (×{math.exp(rate):.4g} per step); "
+        f"{diagnosis.length} steps, state of {diagnosis.size}, window ε = {diagnosis.threshold:g}",
+        "",
+        *criteria_table(diagnosis.criteria, diagnosis.lag, diagnosis.threshold),
+        _disagreement(diagnosis.criteria),
+        "",
+        "directions alive: " + _alive(diagnosis),
+        "plain backward pass: " + forecast_text(diagnosis.dtype_forecast),
+        "",
+        "what would help:",
+    ]
+    for sentence in diagnosis.advice:
+        lines += textwrap.wrap(sentence, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    return "\n".join([*lines, "", _checks(diagnosis)])
+
+
+def prediction_text(prediction: "Prediction") -> str:
+    """Write the whole prediction."""
+    if prediction.regime is None or math.isnan(float(prediction.rate)):
+        status = Status(int(prediction.status))
+        return f"{status.name}: {status.text}."
+    low, high = (steps(h) for h in prediction.horizon_interval)
+    return "\n".join(
+        [
+            f"{prediction.regime} at lag {prediction.lag}: predicted horizon "
+            f"{steps(prediction.horizon)} steps (90 %: {low} to {high}).",
+            f"rate {float(prediction.rate):.4g} ± {float(prediction.rate_error):.2g} nats per "
+            f"step from {prediction.prefix} steps",
+            "",
+            *criteria_table(prediction.criteria, prediction.lag, prediction.threshold),
+            _disagreement(prediction.criteria),
+        ]
+    )
+
+
+def criteria_table(criteria: tuple[Criterion, ...], lag: int, threshold: float) -> list[str]:
+    """Lay the criteria out as rows: value, rate, verdict, horizon, kind."""
+    says = f"says at lag {lag}"
+    head = f"{'criterion':<34}{'value':>9}{'rate':>10}  {says:<20}{'horizon':>12}  kind"
+    rows = [head, "-" * len(head)]
+    for c in criteria:
+        rate = float(c.rate)
+        verdict = "does not apply" if math.isnan(rate) else c.verdict or "nothing"
+        horizon = -math.log(threshold) / abs(rate) if rate else math.inf
+        if math.isnan(rate) or (c.kind == "certificate" and rate >= 0):
+            horizon = math.nan
+        shown = "-" if math.isnan(horizon) else steps(horizon)
+        if c.kind == "certificate" and rate < 0:
+            shown = f"≤ {shown}"
+        numbers = f"{float(c.value):>9.4g}{rate:>10.4g}"
+        rows.append(f"{c.name:<34}{numbers}  {verdict!s:<20}{shown:>12}  {c.kind}")
+    return rows
+
+
+def _disagreement(criteria: tuple[Criterion, ...]) -> str:
+    """Say which criteria contradict the last one."""
+    wrong = disagreements(criteria)
+    if not wrong:
+        return "No criterion contradicts the last row."
+    verb = "contradicts" if len(wrong) == 1 else "contradict"
+    return f"{', '.join(wrong)} {verb} the last row."
+
+
+def _alive(diagnosis: "Diagnosis") -> str:
+    """Write how many singular values are above ε at each lag."""
+    pairs = zip(np.asarray(diagnosis.singular.lags), np.asarray(diagnosis.alive), strict=True)
+    return ", ".join(f"{a} at lag {k}" for k, a in pairs) + f" (of {diagnosis.size})"
+
+
+def forecast_text(forecast: "DtypeForecast") -> str:
+    """Write the fate of each format."""
+    words = []
+    rows = zip(
+        forecast.formats,
+        np.asarray(forecast.lags),
+        np.asarray(forecast.fates),
+        np.asarray(forecast.extrapolated),
+        strict=True,
+    )
+    for name, lag, fate, beyond in rows:
+        if fate == 0 or not math.isfinite(lag):
+            words.append(f"{name} survives")
+        else:
+            about = "about " if beyond else ""
+            words.append(f"{name} {'0' if fate < 0 else 'inf'} from lag {about}{steps(lag)}")
+    rule = "flushed" if all(forecast.flushed) else "kept"
+    if any(forecast.flushed) and not all(forecast.flushed):
+        kept = [n for n, f in zip(forecast.formats, forecast.flushed, strict=True) if not f]
+        rule = f"kept in {', '.join(kept)} only"
+    return "; ".join(words) + f" (subnormals {rule} on this device)"
+
+
+def _checks(diagnosis: "Diagnosis") -> str:
+    """Write whether the self-checks passed, naming those that did not."""
+    failed = [c for c in diagnosis.checks if not c.passed]
+    if not failed:
+        return f"self-checks: all {len(diagnosis.checks)} passed"
+    shown = "; ".join(
+        f"{c.name} is off by {float(c.residual):.2g} (allowed {float(c.tolerance):.2g})"
+        for c in failed
+    )
+    return f"self-checks FAILED: {shown}"

@@ -1,0 +1,110 @@
+"""What would change the verdict: from the numbers of a diagnosis to sentences."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradhorizon._record import Status
+from gradhorizon.cells.gated import GruStep, LstmStep
+from gradhorizon.regimes.regime import Regime
+
+if TYPE_CHECKING:
+    from gradhorizon.regimes.diagnose import Diagnosis
+
+
+def advice(diagnosis: "Diagnosis") -> tuple[str, ...]:
+    """Say what to do, most important first; every number comes from the diagnosis."""
+    if diagnosis.regime is None:
+        return (Status(int(diagnosis.status)).text,)
+    by_regime = {
+        Regime.VANISHING: _when_vanishing,
+        Regime.EXPLODING: _when_exploding,
+        Regime.BALANCED: _when_balanced,
+    }
+    sentences = by_regime[diagnosis.regime](diagnosis)
+    return (*sentences, *_about_directions(diagnosis), *_about_formats(diagnosis))
+
+
+def _when_vanishing(diagnosis: "Diagnosis") -> list[str]:
+    horizon, lag = float(diagnosis.horizon), diagnosis.lag
+    found = [
+        f"Backpropagating further than {horizon:.0f} steps adds less than "
+        f"{diagnosis.threshold:g} of the gradient: truncate there at no loss, or change the "
+        "network to learn from further back.",
+        *_change_of_parameters(diagnosis),
+    ]
+    if lag > horizon:
+        found.append("Clipping cannot help: it shrinks gradients, it never restores them.")
+    return found
+
+
+def _when_exploding(diagnosis: "Diagnosis") -> list[str]:
+    found = [
+        "Clip the gradient by its global norm (optax.clip_by_global_norm): it bounds the step, "
+        "though the direction still comes from the steps that explode.",
+        *_change_of_parameters(diagnosis),
+    ]
+    if math.isfinite(float(diagnosis.horizon)):
+        found.append(
+            f"Truncate backpropagation at {float(diagnosis.horizon):.0f} steps, up to which the "
+            "gradient stays in bounds."
+        )
+    return found
+
+
+def _when_balanced(diagnosis: "Diagnosis") -> list[str]:
+    return [
+        f"Nothing needs fixing up to lag {diagnosis.lag}: the gradient arrives within a factor "
+        f"{1 / diagnosis.threshold:g} of its size."
+    ]
+
+
+def _change_of_parameters(diagnosis: "Diagnosis") -> list[str]:
+    """Name the parameter that moves the rate, and roughly by how much."""
+    rate, lag = float(diagnosis.rate), diagnosis.lag
+    if not math.isfinite(rate):
+        return ["Some step maps the whole state to zero: give it a path that keeps the state."]
+    keep = diagnosis.threshold ** (1 / lag)  # factor per step that just survives the lag
+    if isinstance(diagnosis.step, (LstmStep, GruStep)) and rate < 0:
+        bias = math.log(keep / (1 - keep))
+        gate = "forget_bias" if isinstance(diagnosis.step, LstmStep) else "update_bias"
+        return [
+            f"Raise `{gate}`: a gate that keeps {keep:.4g} of the state per step survives "
+            f"{lag} steps, which takes a bias of about {bias:.2f}."
+        ]
+    if hasattr(diagnosis.step, "repeated_term"):
+        way = "grow" if rate < 0 else "shrink"
+        return [
+            f"Let the recurrent weights {way}: near this point the rate follows the logarithm "
+            f"of their scale, so about ×{math.exp(-rate):.3g} brings it to 0 "
+            "(gh.remedies.critical_gain finds the exact value on these inputs)."
+        ]
+    return [
+        f"The rate must come between {math.log(keep):.4g} and {-math.log(keep):.4g} nats per "
+        f"step to reach lag {lag}; it is {rate:.4g}."
+    ]
+
+
+def _about_directions(diagnosis: "Diagnosis") -> list[str]:
+    """Warn when the gradient arrives through few directions only."""
+    alive, lags = np.asarray(diagnosis.alive), np.asarray(diagnosis.singular.lags)
+    if alive[-1] == 0 or alive[-1] > diagnosis.size / 4 or diagnosis.size < 4:
+        return []
+    return [
+        f"Only {int(alive[-1])} of {diagnosis.size} directions are alive at lag "
+        f"{int(lags[-1])}: rescaling keeps the norm but cannot bring the others back; "
+        "orthogonal or identity-like recurrent weights keep more."
+    ]
+
+
+def _about_formats(diagnosis: "Diagnosis") -> list[str]:
+    """Warn when half precision fails within the lag."""
+    found = []
+    table = diagnosis.dtype_forecast
+    rows = zip(table.formats, np.asarray(table.lags), np.asarray(table.fates), strict=True)
+    for name, lag, fate in rows:
+        if name in ("float16", "bfloat16") and lag <= diagnosis.lag and fate != 0:
+            end = "is exactly zero" if fate < 0 else "overflows"
+            found.append(f"In {name} the backward pass {end} from lag {lag:.0f} on.")
+    return found

@@ -1,0 +1,222 @@
+"""Criteria: what each rule says about the gradient at a lag, side by side.
+
+Every criterion gives a rate in nats per step and, through it, a verdict about a lag. A
+certificate bounds the growth from above; it can prove vanishing and nothing else. The others
+estimate the growth and may be wrong; that is why they are shown together.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gradhorizon._record import record, static
+from gradhorizon.cells._cell import RepeatedTerm
+from gradhorizon.chain.jacobian import JacobianChain
+from gradhorizon.regimes.regime import UNDECIDED, regime_from_code, regime_of_rate
+from gradhorizon.theory import mean_field
+
+KINDS = ("certificate", "asymptotic", "estimate", "measured")
+
+
+@record
+class Criterion:
+    """One rule's statement about the gradient.
+
+    Attributes
+    ----------
+    value
+        The quantity the rule looks at, such as a spectral radius.
+    threshold
+        The value at which it changes its mind.
+    rate
+        The growth per step that the value stands for, in nats; NaN where the rule does not
+        apply to this network.
+    code
+        The verdict about the lag as an integer: -1, 0, 1, or 2 for undecided.
+    name, kind, source
+        What it is called, whether it is a "certificate", "asymptotic", an "estimate" or
+        "measured", and where it comes from.
+    """
+
+    value: Float[Array, ""]
+    threshold: Float[Array, ""]
+    rate: Float[Array, ""]
+    code: Int[Array, ""]
+    name: str = static()
+    kind: str = static()
+    source: str = static()
+
+    @property
+    def verdict(self) -> Any:
+        """The `Regime` that the rule predicts at the lag, or None where it says nothing."""
+        return regime_from_code(self.code)
+
+
+def criterion(
+    name: str,
+    kind: str,
+    source: str,
+    *,
+    value: Any,
+    rate: Any,
+    lag: Any,
+    threshold: float,
+    at: float = 1.0,
+) -> Criterion:
+    """Make a criterion whose verdict follows from its rate.
+
+    `threshold` is ε of the regime; `at` is the value at which the rule itself switches.
+    """
+    rate = jnp.asarray(rate)
+    code = regime_of_rate(rate, lag, threshold)
+    if kind == "certificate":
+        code = jnp.where(code == -1, -1, UNDECIDED)
+    code = jnp.where(jnp.isnan(rate), UNDECIDED, code).astype(jnp.int32)
+    value = jnp.asarray(value, rate.dtype)
+    return Criterion(value, jnp.asarray(at, rate.dtype), rate, code, name, kind, source)
+
+
+def of_repeated_term(
+    term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float
+) -> tuple[Criterion, ...]:
+    """Give what the repeated matrix says: certificate, spectral radius, mean field.
+
+    Parameters
+    ----------
+    term
+        W and what surrounds it.
+    xs
+        Inputs, shape (T, m), or None; the mean field needs their second moment.
+    lag, threshold
+        The lag the verdict speaks about, and ε.
+
+    Returns
+    -------
+    tuple of Criterion
+        Two or three criteria.
+    """
+    slope = _largest_slope(term)
+    leak, W = term.leak, term.matrix
+    largest = jnp.linalg.norm(W, ord=2)
+    eye = jnp.eye(W.shape[0], dtype=W.dtype)
+    at_rest = (1 - leak) * eye + leak * slope * W
+    radius = jnp.max(jnp.abs(jnp.linalg.eigvals(at_rest)))
+    step_bound = (1 - leak) + leak * slope * largest
+    kind = "estimate" if term.activation.slope_bound is None else "certificate"
+    found = [
+        criterion(
+            "largest singular value",
+            kind,
+            "Pascanu et al. 2013, section 2.1",
+            value=step_bound,
+            rate=jnp.log(step_bound),
+            lag=lag,
+            threshold=threshold,
+        ),
+        criterion(
+            "spectral radius",
+            "asymptotic",
+            "Jaeger 2001; exact for a linear network",
+            value=radius,
+            rate=jnp.log(radius),
+            lag=lag,
+            threshold=threshold,
+        ),
+    ]
+    if leak == 1.0:
+        found.append(_mean_field(term, xs, lag=lag, threshold=threshold))
+    return tuple(found)
+
+
+def _largest_slope(term: RepeatedTerm) -> Array:
+    """Give sup |φ'|, or φ'(0) where the bound is not known."""
+    if term.activation.slope_bound is not None:
+        return jnp.asarray(term.activation.slope_bound, term.matrix.dtype)
+    return jnp.abs(jax.grad(term.activation.function)(jnp.zeros((), term.matrix.dtype)))
+
+
+def _mean_field(term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float) -> Criterion:
+    """Give χ = σ_w² E φ'², the growth per step of the squared gradient as n → ∞."""
+    W, n = term.matrix, term.matrix.shape[0]
+    variance_w = jnp.mean(W**2) * n
+    drive = jnp.broadcast_to(term.bias, (1, n))
+    if term.inputs is not None and xs is not None:
+        drive = drive + jnp.matmul(jnp.asarray(xs, W.dtype), term.inputs.T)
+    variance_b = jnp.mean(drive**2)
+    function = term.activation.function
+    q = mean_field.length_fixed_point(function, variance_w, variance_b)
+    chi = jnp.asarray(mean_field.susceptibility(function, variance_w, q), W.dtype)
+    chi = jnp.where(_looks_random(W), chi, jnp.nan)
+    return criterion(
+        "mean field χ",
+        "estimate",
+        "Poole et al. 2016; Schoenholz et al. 2017",
+        value=chi,
+        rate=0.5 * jnp.log(chi),
+        lag=lag,
+        threshold=threshold,
+    )
+
+
+def _looks_random(W: Float[Array, "n n"]) -> Array:
+    """Say whether entries look exchangeable: no dominant diagonal, no heavy tail or gaps.
+
+    Mean field assumes independent entries of one variance. The diagonal may carry at most four
+    times its share of the square, and the kurtosis may not exceed 9 (3 for a Gaussian).
+    """
+    square = jnp.mean(W**2)
+    diagonal = jnp.mean(jnp.diagonal(W) ** 2) <= 4 * square
+    kurtosis = jnp.mean(W**4) <= 9 * square**2
+    return diagonal & kurtosis & (square > 0)
+
+
+def at_mean_state(chain: JacobianChain, *, lag: Any, threshold: float) -> Criterion:
+    """Linearize at the time average of state and input: ρ(J(h̄, x̄)).
+
+    Integer inputs and auxiliary state have no average; their last value is used.
+    """
+
+    def middle(leaf: Array) -> Array:
+        late = leaf[leaf.shape[0] // 2 :]
+        return jnp.mean(late, axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[-1]
+
+    jacobian = chain.link(jax.tree.map(middle, chain.items)).matrix()
+    radius = jnp.max(jnp.abs(jnp.linalg.eigvals(jacobian)))
+    return criterion(
+        "spectral radius at the mean state",
+        "estimate",
+        "linearization at the time average",
+        value=radius,
+        rate=jnp.log(radius),
+        lag=lag,
+        threshold=threshold,
+    )
+
+
+def from_rate(
+    name: str, kind: str, source: str, rate: Any, *, lag: Any, threshold: float
+) -> Criterion:
+    """Make a criterion out of an exponent: value and rate are the same number."""
+    return criterion(
+        name, kind, source, value=rate, rate=rate, lag=lag, threshold=threshold, at=0.0
+    )
+
+
+def disagreements(criteria: tuple[Criterion, ...]) -> tuple[str, ...]:
+    """Name the criteria whose verdict differs from the last one's, which is the best known."""
+    if not criteria:
+        return ()
+    reference = criteria[-1].verdict
+    others = [c for c in criteria[:-1] if c.verdict is not None and c.verdict is not reference]
+    return tuple(c.name for c in others)
+
+
+def repeated_term_of(step: Any, params: Any, *, tied: bool) -> RepeatedTerm | None:
+    """Give the repeated term of a step that declares one with `repeated_term(params)`."""
+    declare: Callable[[Any], RepeatedTerm] | None = getattr(step, "repeated_term", None)
+    if declare is None or not tied:
+        return None
+    return declare(jax.tree.map(jnp.asarray, params))

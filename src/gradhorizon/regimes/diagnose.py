@@ -1,0 +1,313 @@
+"""The diagnosis: measure a network's gradient on given inputs and put every criterion beside it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gradhorizon._checks import is_concrete, require_integer, worded
+from gradhorizon._compiled import compiled
+from gradhorizon._record import Status, jsonable, record, static
+from gradhorizon.chain._contract import Step
+from gradhorizon.chain._outcome import settle
+from gradhorizon.chain.gradient import (
+    GradientProfile,
+    backpropagate,
+    final_cotangent,
+    generic_profile,
+    require_scalar_loss,
+)
+from gradhorizon.chain.jacobian import JacobianChain, jacobian_chain
+from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradhorizon.products.singular import SingularSpectrum, singular_spectrum
+from gradhorizon.regimes.checks import Check, self_checks
+from gradhorizon.regimes.criteria import Criterion, from_rate
+from gradhorizon.regimes.forecast import DtypeForecast, forecast
+from gradhorizon.regimes.predict import Prediction, predict_chain, rate_error
+from gradhorizon.regimes.regime import (
+    UNDECIDED,
+    reach_of_profile,
+    regime_from_code,
+    regime_of_reach,
+    require_threshold,
+)
+
+_ALL_EXPONENTS = 128  # up to this n all exponents are computed, beyond it the leading 8
+_ALIVE_LAGS = 9  # lags at which directions are counted …
+_ALIVE_REACH = 256  # … up to this one
+
+
+@record
+class Diagnosis:
+    """What the gradient of a network does on given inputs, why, and what would change it.
+
+    `print` it for a readable table.
+
+    Attributes
+    ----------
+    regime_code
+        -1, 0 or 1; read it as `regime`.
+    rate, rate_error
+        The leading Lyapunov exponent along the inputs and its standard error, nats per step.
+    horizon
+        The largest lag at which the gradient is still inside [ε, 1/ε] of its size at lag 0;
+        extrapolated with `rate` where it never leaves within the sequence.
+    horizon_observed
+        Whether the gradient left within the sequence.
+    profile
+        ln ‖∂L/∂h_t‖ for t = 0 … T.
+    lyapunov
+        The Lyapunov spectrum of the whole chain: all exponents up to n = 128, else the first 8.
+    singular
+        Singular values of Φ(T, T-k) for a few lags k ≤ 256 (`singular.lags`).
+    alive
+        For each of these lags, how many singular values are at least ε.
+    criteria
+        Each rule's own statement; the last is the measurement.
+    prediction
+        What `predict` says from a tenth of the sequence.
+    dtype_forecast
+        When an unscaled backward pass becomes zero or infinite in each float format.
+    checks
+        Identities evaluated on this network, each with residual and tolerance.
+    status, first_bad_step
+        `Status.OK`, `EMPTY` for T = 0, or `NONFINITE` and where.
+    lag, threshold
+        What the regime speaks about, and ε.
+    length, size
+        T and n.
+    step
+        The step function that was diagnosed.
+    """
+
+    regime_code: Int[Array, ""]
+    rate: Float[Array, ""]
+    rate_error: Float[Array, ""]
+    horizon: Float[Array, ""]
+    horizon_observed: Bool[Array, ""]
+    profile: GradientProfile
+    lyapunov: LyapunovSpectrum
+    singular: SingularSpectrum
+    alive: Int[Array, " lags"]
+    criteria: tuple[Criterion, ...]
+    prediction: Prediction
+    dtype_forecast: DtypeForecast
+    checks: tuple[Check, ...]
+    status: Int[Array, ""]
+    first_bad_step: Int[Array, ""]
+    lag: int = static()
+    threshold: float = static()
+    length: int = static()
+    size: int = static()
+    step: Step = static()
+
+    @property
+    def regime(self) -> Any:
+        """The measured `Regime` at the lag; None for an empty or non-finite run."""
+        return regime_from_code(self.regime_code)
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What would change the verdict, in sentences."""
+        from gradhorizon.regimes.advice import advice
+
+        return advice(self)
+
+    def __str__(self) -> str:
+        """Say the verdict in the first line, then why, how sure, and what would help."""
+        from gradhorizon.regimes._text import diagnosis_text
+
+        return diagnosis_text(self) if is_concrete(self) else repr(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as JSON types, the regime and the advice in words."""
+        words = {"regime": jsonable(self.regime), "advice": list(self.advice)}
+        return {**words, **jsonable(self)}
+
+    def plot(self) -> Any:
+        """Draw gradient against lag, singular values, criteria and exponents: a Figure."""
+        from gradhorizon import plots
+
+        return plots.diagnosis(self)
+
+    def to_html(self, path: Any) -> None:
+        """Write a self-contained page (no script, nothing loaded from elsewhere) to `path`."""
+        from gradhorizon import report
+
+        report.write_html(self, path)
+
+
+def diagnose(
+    step: Step,
+    params: Any,
+    h0: Any,
+    xs: Any = None,
+    *,
+    loss: Any = None,
+    lag: int | None = None,
+    threshold: float = 1e-3,
+    length: int | None = None,
+    tied: bool = True,
+    throw: bool = True,
+) -> Diagnosis:
+    """Measure how far back the gradient reaches on these inputs, and say why.
+
+    Parameters
+    ----------
+    step, params, h0, xs, length, tied
+        The network, as in `jacobian_chain`.
+    loss
+        Maps the stacked states h_1 … h_T to a real scalar; its gradient with respect to the
+        last state is what is followed back (terms at earlier steps would mask how far the last
+        one reaches; `gradient_profile` has them all). None follows a generic loss: the root
+        mean square over up to 16 orthonormal directions.
+    lag
+        The lag L that the regime speaks about; the sequence's length T if None.
+    threshold
+        ε: the gradient counts as gone below ε, as exploded above 1/ε of its size at lag 0.
+    throw
+        Raise when a NaN or infinity appears; otherwise the record's status says so.
+
+    Returns
+    -------
+    Diagnosis
+        The verdict with all it rests on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `jacobian_chain` and `gradient_profile`; ValueError if `lag` < 1, `threshold` is not
+        inside (0, 1), or `loss` does not depend on the last state.
+    NumericalError
+        If ``throw`` and a NaN or infinity appears on the way.
+
+    Notes
+    -----
+    Cost: about seven QR factorizations of n × n per step for up to 256 steps (the singular
+    values with their error bars), one QR per step for the exponents, and one backward pass.
+
+    Examples
+    --------
+    >>> import gradhorizon as gh
+    >>> halve = lambda params, h, x: params * h
+    >>> diagnosis = gh.diagnose(halve, 0.5, jnp.ones(3), length=50)
+    >>> str(diagnosis.regime), float(diagnosis.horizon), diagnosis.alive.tolist()
+    ('VANISHING', 9.0, [3, 3, 3, 3, 0, 0, 0])
+    """
+    threshold = require_threshold(threshold)
+    chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
+    lag = require_integer("lag", max(chain.length, 1) if lag is None else lag, 1)
+    profile = _profile(chain, loss)
+    settle(profile, throw=throw)
+    count = chain.size if chain.size <= _ALL_EXPONENTS else 8
+    lyapunov = settle(lyapunov_spectrum(chain, count, throw=False), throw=throw)
+    singular = singular_spectrum(chain, lags=_alive_lags(chain.length), throw=False)
+    stop = min(chain.length, max(20, chain.length // 10))
+    prediction = predict_chain(
+        chain.segment(0, stop),
+        step,
+        params,
+        None if xs is None else jax.tree.map(lambda a: a[:stop], xs),
+        tied=tied,
+        lag=lag,
+        threshold=threshold,
+    )
+    checks = self_checks(chain, profile, lyapunov, singular)
+    parts = (chain, profile, lyapunov, singular, prediction, checks)
+    return settle(_assemble(*parts, step=step, lag=lag, threshold=threshold), throw=throw)
+
+
+def _profile(chain: JacobianChain, loss: Any) -> GradientProfile:
+    """Follow back the gradient of the loss at the last step, or that of a generic loss."""
+    if loss is None:
+        return generic_profile(chain)
+    require_scalar_loss(chain, loss)
+    if chain.length == 0:
+        return generic_profile(chain)
+    cotangent = final_cotangent(chain, loss=loss)
+    if is_concrete(cotangent) and not jnp.any(cotangent != 0):
+        remedy = "Use a loss on the output at the last step, or pass loss=None."
+        raise ValueError(worded("loss", "depend on the last state", "a zero gradient", remedy))
+    return backpropagate(chain, cotangent, throw=False)
+
+
+def _alive_lags(length: int) -> tuple[int, ...]:
+    """Spread up to nine lags geometrically over 1 … min(T, 256)."""
+    if length == 0:
+        return (0,)
+    lags = np.geomspace(1, min(length, _ALIVE_REACH), _ALIVE_LAGS)
+    return tuple(sorted({round(float(lag)) for lag in lags}))
+
+
+@compiled(static=("step", "lag", "threshold"))
+def _assemble(
+    chain: JacobianChain,
+    profile: GradientProfile,
+    lyapunov: LyapunovSpectrum,
+    singular: SingularSpectrum,
+    prediction: Prediction,
+    checks: tuple[Check, ...],
+    *,
+    step: Step,
+    lag: int,
+    threshold: float,
+) -> Diagnosis:
+    rate, error = lyapunov.exponents[0], rate_error(lyapunov, chain.length)
+    by_lag = profile.by_lag
+    reach = reach_of_profile(by_lag, rate, threshold)
+    status, bad = _status(chain, profile, lyapunov)
+    code = jnp.where(status == int(Status.OK), regime_of_reach(reach, lag), UNDECIDED)
+    name, source = "leading exponent of all steps", f"QR over {chain.length} steps"
+    settings = {"lag": lag, "threshold": threshold}
+    exponent = from_rate(name, "estimate", source, rate, **settings)
+    slope = _slope(by_lag, min(lag, chain.length))
+    source = "one backward pass, exact scale"
+    measured = from_rate("measured gradient", "measured", source, slope, **settings)
+    measured = dataclasses.replace(measured, code=code.astype(jnp.int32))
+    return Diagnosis(
+        regime_code=code.astype(jnp.int32),
+        rate=rate,
+        rate_error=error,
+        horizon=reach.horizon,
+        horizon_observed=reach.observed,
+        profile=profile,
+        lyapunov=lyapunov,
+        singular=singular,
+        alive=singular.alive(threshold),
+        criteria=(*prediction.criteria, exponent, measured),
+        prediction=prediction,
+        dtype_forecast=forecast(profile.log_max[::-1], rate),
+        checks=checks,
+        status=status,
+        first_bad_step=bad,
+        lag=lag,
+        threshold=threshold,
+        length=chain.length,
+        size=chain.size,
+        step=step,
+    )
+
+
+def _status(
+    chain: JacobianChain, profile: GradientProfile, lyapunov: LyapunovSpectrum
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Combine the statuses of the parts; only a non-finite or empty run spoils the verdict."""
+    if chain.length == 0:
+        return profile.status, profile.first_bad_step
+    nonfinite = int(Status.NONFINITE)
+    bad = (profile.status == nonfinite) | (lyapunov.status == nonfinite)
+    where = jnp.where(lyapunov.first_bad_step >= 0, lyapunov.first_bad_step, profile.first_bad_step)
+    return jnp.where(bad, nonfinite, int(Status.OK)).astype(jnp.int32), where
+
+
+def _slope(by_lag: Float[Array, " lags"], lag: int) -> Float[Array, ""]:
+    """Give the mean growth per step up to `lag`, or up to the last lag before an exact zero."""
+    if by_lag.shape[0] == 1:
+        return jnp.asarray(jnp.nan, by_lag.dtype)
+    steps = jnp.arange(by_lag.shape[0]).astype(by_lag.dtype)
+    usable = jnp.isfinite(by_lag) & (steps <= max(lag, 1)) & (steps > 0)
+    last = jnp.where(jnp.any(usable), by_lag.shape[0] - 1 - jnp.argmax(usable[::-1]), 1)
+    return by_lag[last] / steps[last]

@@ -1,0 +1,24 @@
+"""One file per paper-style figure: Settings, SMALL, compute, checks, draw.
+
+`NAMES` lists the studies in the order of the gallery; `load` gives one of them.
+"""
+
+import importlib
+from types import ModuleType
+
+from gradhorizon._checks import worded
+
+NAMES = ("depth", "repetition")
+
+
+def load(name: str) -> ModuleType:
+    """Give the module of a study.
+
+    Raises
+    ------
+    ValueError
+        If there is no study of that name.
+    """
+    if name not in NAMES:
+        raise ValueError(worded("name", f"be one of {', '.join(NAMES)}", name))
+    return importlib.import_module(f"gradhorizon.studies.{name}")
