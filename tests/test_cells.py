@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from cases import CELLS
 
 import gradhorizon as gh
+from cases import CELLS
 from gradhorizon.cells import activations
 
 EPS = np.finfo(float).eps
@@ -90,9 +90,9 @@ def test_derivatives_of_saturated_activations_keep_their_digits(x):
     with mpmath.workdps(60):
         tanh_slope = float(1 / mpmath.cosh(x) ** 2)
         sigmoid_slope = float(1 / (2 * mpmath.cosh(mpmath.mpf(x) / 2)) ** 2)
-    ours = float(jax.grad(activations.tanh)(x))
+    ours = float(jax.grad(activations.tanh)(jnp.asarray(x)))
     assert abs(ours - tanh_slope) <= 20 * EPS * max(abs(x), 1) * tanh_slope
-    ours = float(jax.grad(activations.sigmoid)(x))
+    ours = float(jax.grad(activations.sigmoid)(jnp.asarray(x)))
     assert abs(ours - sigmoid_slope) <= 20 * EPS * max(abs(x), 1) * sigmoid_slope
     back = float(jax.jacrev(activations.tanh)(jnp.asarray(x)))
     assert back == float(jax.jacfwd(activations.tanh)(jnp.asarray(x)))
@@ -101,7 +101,7 @@ def test_derivatives_of_saturated_activations_keep_their_digits(x):
 def test_textbook_derivative_would_be_zero_there():
     """The reason for the custom rules: 1 - tanh² is exactly 0 at 19.5 in float64."""
     assert 1 - np.tanh(19.5) ** 2 == 0
-    assert float(jax.grad(activations.tanh)(19.5)) > 0
+    assert float(jax.grad(activations.tanh)(jnp.asarray(19.5))) > 0
     x = jnp.asarray(9.5, jnp.float32)
     assert float(jax.grad(activations.tanh)(x)) > 0
 
@@ -134,7 +134,9 @@ def test_sparse_init_has_its_nonzeros_and_its_spectral_radius():
     W = np.asarray(gh.inits.sparse(4, spectral_radius=0.9)(jax.random.key(2), (30, 30), np.float64))
     assert np.all((W != 0).sum(axis=1) == 4)
     assert abs(np.abs(np.linalg.eigvals(W)).max() - 0.9) <= 1e-12
-    wide = np.asarray(gh.inits.sparse(4, spectral_radius=0.9)(jax.random.key(2), (6, 9), np.float64))
+    wide = np.asarray(
+        gh.inits.sparse(4, spectral_radius=0.9)(jax.random.key(2), (6, 9), np.float64)
+    )
     assert abs(np.linalg.norm(wide, 2) - 0.9) <= 1e-13
 
 
@@ -157,6 +159,7 @@ def test_feedforward_draws_fresh_parameters_per_layer():
     assert np.unique(np.asarray(params["W"])).size == 96
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_errors_name_argument_and_remedy():
     with pytest.raises(ValueError, match=r"`activation` must be one of .* Received 'tahn'\. Did"):
         gh.cells.elman(3, 1, activation="tahn")

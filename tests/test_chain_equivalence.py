@@ -57,9 +57,7 @@ def test_tied_gradient_is_the_sum_of_the_layer_gradients(dtype):
 def test_layer_gradient_is_adjoint_times_local_derivative():
     """∂L/∂b_t = diag(φ'(a_t)) δ_t: the profile's δ and the layer gradient are one object."""
     step, params, copies, h0, xs = problem(np.float64)
-    untied = jax.grad(
-        lambda p: jnp.sum(gh.unroll(step, p, h0, xs, tied=False).states[-1])
-    )(copies)
+    untied = jax.grad(lambda p: jnp.sum(gh.unroll(step, p, h0, xs, tied=False).states[-1]))(copies)
     states = np.asarray(gh.unroll(step, params, h0, xs).states)
     chain = gh.jacobian_chain(step, params, h0, xs)
     profile = gh.backpropagate(chain, jnp.ones(6))

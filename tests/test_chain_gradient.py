@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import NETWORKS, case, real_part, run_plainly
 
 import gradhorizon as gh
+from cases import NETWORKS, case, real_part, run_plainly
 from gradhorizon.chain.gradient import generic_profile
 
 DTYPES = [np.float32, np.float64]

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CELLS, NETWORKS, case, real_part, run_plainly, with_real_part
 
 import gradhorizon as gh
+from cases import CELLS, NETWORKS, case, real_part, run_plainly, with_real_part
 
 DTYPES = [np.float32, np.float64]
 
@@ -130,7 +130,9 @@ def test_forward_only_step_is_pulled_through_its_matrix():
     chain = gh.jacobian_chain(step, W, jnp.ones(3), counts)
     J = chain.matrices()
     u = jnp.asarray([[1.0], [2.0], [3.0]])
-    assert np.max(np.abs(chain.at(4).pull(u) - J[3].T @ u)) <= 1e-13 * float(jnp.max(jnp.abs(J)) + 1)
+    assert np.max(np.abs(chain.at(4).pull(u) - J[3].T @ u)) <= 1e-13 * float(
+        jnp.max(jnp.abs(J)) + 1
+    )
 
 
 def test_convention_of_pascanu_2013_equation_5():

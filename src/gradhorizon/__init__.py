@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     from gradhorizon.chain.jacobian import jacobian_chain as jacobian_chain
     from gradhorizon.chain.unroll import Trajectory as Trajectory
     from gradhorizon.chain.unroll import unroll as unroll
+    from gradhorizon.products.lyapunov import LyapunovSpectrum as LyapunovSpectrum
+    from gradhorizon.products.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+    from gradhorizon.products.singular import SingularSpectrum as SingularSpectrum
+    from gradhorizon.products.singular import singular_spectrum as singular_spectrum
+    from gradhorizon.products.transition import transition_norms as transition_norms
+    from gradhorizon.regimes.criteria import Criterion as Criterion
+    from gradhorizon.regimes.diagnose import Diagnosis as Diagnosis
+    from gradhorizon.regimes.diagnose import diagnose as diagnose
+    from gradhorizon.regimes.forecast import DtypeForecast as DtypeForecast
+    from gradhorizon.regimes.matrix import MatrixCriteria as MatrixCriteria
+    from gradhorizon.regimes.matrix import analyze_matrix as analyze_matrix
+    from gradhorizon.regimes.predict import Prediction as Prediction
+    from gradhorizon.regimes.predict import predict as predict
+    from gradhorizon.regimes.regime import Regime as Regime
 
 __version__ = "0.1.0"
 
@@ -40,6 +54,15 @@ _HOME = {
     "lyapunov_spectrum": "products.lyapunov",
     "LyapunovSpectrum": "products.lyapunov",
     "transition_norms": "products.transition",
+    "Regime": "regimes.regime",
+    "Criterion": "regimes.criteria",
+    "analyze_matrix": "regimes.matrix",
+    "MatrixCriteria": "regimes.matrix",
+    "predict": "regimes.predict",
+    "Prediction": "regimes.predict",
+    "diagnose": "regimes.diagnose",
+    "Diagnosis": "regimes.diagnose",
+    "DtypeForecast": "regimes.forecast",
     "Status": "_record",
     "NumericalError": "_checks",
     "PrecisionWarning": "chain._contract",

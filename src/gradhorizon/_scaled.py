@@ -6,12 +6,14 @@ neither `2 ** e` nor `ldexp` is guaranteed exact on every backend. XLA flushes s
 zero, so the normal range is the whole range here.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-LN2 = float(np.log(2.0))
+LN2 = math.log(2.0)
 ZERO_EXPONENT = -(2**29)  # the exponent of an exact zero: far below any other, sums cannot wrap
 
 

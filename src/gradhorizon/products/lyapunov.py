@@ -4,6 +4,7 @@ Sums of ln R_ii over a finite time are growth rates of volumes spanned by a movi
 are not the logarithms of the singular values of Φ(T, 0); `singular_spectrum` gives those.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -251,7 +252,7 @@ def _summarize(chain: JacobianChain, sums: _Sums, burn_in: int, every: int) -> L
     errors = _standard_errors(rates, exponents)
     groups = max(steps // every, 1)
     eps = float(jnp.finfo(dtype).eps)
-    loss = 4 * eps * float(np.sqrt(n)) * sums.losses[order] / groups / every
+    loss = 4 * eps * math.sqrt(n) * sums.losses[order] / groups / every
     loss = jnp.where(jnp.isneginf(exponents), 0, loss)
     residual = jnp.asarray(jnp.nan, dtype)
     if k == n:
@@ -291,7 +292,7 @@ def _standard_errors(rates: Float[Array, "blocks k"], mean: Float[Array, " k"]) 
     blocks, k = rates.shape
     if blocks < 2:
         return jnp.full(k, jnp.inf, rates.dtype)
-    error = jnp.std(jnp.where(jnp.isneginf(mean), 0, rates), axis=0, ddof=1) / np.sqrt(blocks)
+    error = jnp.std(jnp.where(jnp.isneginf(mean), 0, rates), axis=0, ddof=1) / math.sqrt(blocks)
     return jnp.where(jnp.isneginf(mean), 0, error).astype(rates.dtype)
 
 

@@ -74,11 +74,11 @@ def _change_of_parameters(diagnosis: "Diagnosis") -> list[str]:
             f"{lag} steps, which takes a bias of about {bias:.2f}."
         ]
     if hasattr(diagnosis.step, "repeated_term"):
-        way = "grow" if rate < 0 else "shrink"
+        way, factor = ("grow", -rate) if rate < 0 else ("shrink", rate)
         return [
-            f"Let the recurrent weights {way}: near this point the rate follows the logarithm "
-            f"of their scale, so about ×{math.exp(-rate):.3g} brings it to 0 "
-            "(gh.remedies.critical_gain finds the exact value on these inputs)."
+            f"Let the recurrent weights {way} by a factor of at least {math.exp(factor):.3g}, "
+            "which would bring the rate of a linear network to 0; saturation asks for more "
+            "(gh.remedies.critical_gain measures it on these inputs)."
         ]
     return [
         f"The rate must come between {math.log(keep):.4g} and {-math.log(keep):.4g} nats per "

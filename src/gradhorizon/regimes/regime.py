@@ -6,6 +6,7 @@ the horizon is at least L, else the side on which the gradient left. A rate alon
 """
 
 import enum
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def require_threshold(threshold: Any) -> float:
 def horizon_of_rate(rate: Any, threshold: float) -> Any:
     """Give ln(1/ε)/|rate|: the lag at which steady growth or decay leaves the window."""
     size = jnp.abs(jnp.asarray(rate))
-    return jnp.where(size > 0, -np.log(threshold) / jnp.where(size > 0, size, 1), jnp.inf)
+    return jnp.where(size > 0, -math.log(threshold) / jnp.where(size > 0, size, 1), jnp.inf)
 
 
 def regime_of_rate(rate: Any, lag: Any, threshold: float) -> Int[Array, ""]:
@@ -76,7 +77,7 @@ def regime_of_rate(rate: Any, lag: Any, threshold: float) -> Int[Array, ""]:
 
 
 def _code(growth: Array, threshold: float) -> Int[Array, ""]:
-    width = -np.log(threshold)
+    width = -math.log(threshold)
     return jnp.where(growth > width, 1, jnp.where(growth < -width, -1, 0)).astype(jnp.int32)
 
 
@@ -97,7 +98,7 @@ def reach_of_profile(by_lag: Float[Array, " lags"], rate: Any, threshold: float)
     Reach
         The horizon, whether it was observed, and the side.
     """
-    width = -np.log(threshold)
+    width = -math.log(threshold)
     outside = jnp.abs(by_lag) > width
     observed = jnp.any(outside)
     exit_lag = jnp.argmax(outside)

@@ -1,0 +1,101 @@
+"""The largest singular value of Φ(T, T-k) for every lag k, in one pass."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from gradhorizon._compiled import compiled
+from gradhorizon._record import Status, record
+from gradhorizon._scaled import LN2, shift
+from gradhorizon.chain._outcome import settle
+from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
+from gradhorizon.chain.unroll import status_of
+from gradhorizon.products import _udt
+
+
+@record
+class _Norms:
+    """The norms and their status, before they are given out as a plain array."""
+
+    log_norms: Float[Array, " lags"]
+    status: Int[Array, ""]
+    first_bad_step: Int[Array, ""]
+
+
+def transition_norms(chain: Any, *, throw: bool = True) -> Float[Array, " lags"]:
+    """Compute ln ‖Φ(T, T-k)‖₂ for every lag k = 0 … T.
+
+    The largest factor by which any gradient at T can grow on its way back to T - k.
+
+    Parameters
+    ----------
+    chain
+        A `JacobianChain`, or an array of shape (T, n, n).
+    throw
+        Raise when a NaN or infinity appears; otherwise all norms are NaN.
+
+    Returns
+    -------
+    Array
+        Natural logarithms, shape (T + 1,); entry k belongs to lag k, entry 0 is 0; -inf where
+        the product is exactly zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `JacobianChain.from_matrices`.
+    NumericalError
+        If ``throw`` and a NaN or infinity appears.
+
+    Notes
+    -----
+    Linear in T: per step one QR, two matrix products and one symmetric eigenvalue problem of
+    n × n. The product is kept as U diag(d) V with exact scales, because a rescaled product
+    loses its largest value where growth in one direction is later undone.
+
+    Examples
+    --------
+    >>> import gradhorizon as gh
+    >>> J = jnp.array([[[0.0, 1.0], [0.0, 0.0]]] * 3)  # nilpotent: J² = 0
+    >>> gh.transition_norms(J).tolist()
+    [0.0, 0.0, -inf, -inf]
+    """
+    chain = as_chain(chain, throw=throw)
+    return settle(_norms(chain), throw=throw).log_norms
+
+
+@compiled
+def _norms(chain: JacobianChain) -> _Norms:
+    n, dtype = chain.size, chain.dtype
+
+    def body(carry: tuple[_udt.Udt, Array], item: Any) -> tuple[tuple[_udt.Udt, Array], Any]:
+        product, count = carry
+        matrix = chain.link(item).matrix().T
+        due = (count > 0) & (count % _udt.REFRESH_EVERY == 0)
+        product = lax.cond(due, _udt.refresh, lambda p: p, product)
+        product = _udt.step(product, matrix)
+        finite = jnp.all(jnp.isfinite(matrix))
+        return (product, count + 1), (_log_norm(product), finite)
+
+    start = (_udt.start(n, dtype), jnp.asarray(0, jnp.int32))
+    _, (later, finite) = lax.scan(body, start, chain.items, reverse=True)
+    logs = jnp.concatenate([later, jnp.zeros(1, dtype)])[::-1]
+    status, index = status_of(finite & finite_steps(chain), Status.OK)
+    logs = jnp.where(index < 0, logs, jnp.nan)
+    return _Norms(logs, status, jnp.where(index < 0, -1, index + 1))
+
+
+def _log_norm(product: _udt.Udt) -> Float[Array, ""]:
+    """Give ln ‖diag(d) V‖₂ from the largest eigenvalue of its Gram matrix.
+
+    Squaring loses small singular values, not the largest one.
+    """
+    top = jnp.max(product.exponent)
+    rows = shift(product.mantissa, product.exponent - top)[:, None] * product.right
+    largest = jnp.linalg.eigvalsh(rows @ rows.T)[-1]
+    size = jax.nn.relu(largest)
+    logs = 0.5 * jnp.log(size) + top.astype(size.dtype) * LN2
+    return jnp.where(size > 0, logs, -jnp.inf)
