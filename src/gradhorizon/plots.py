@@ -6,6 +6,7 @@ is kept in nats in the records.
 """
 
 import contextlib
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,11 +172,12 @@ def singular_values(axes: Axes, spectrum: Any, *, threshold: float | None = None
         axes.axhline(level, color=COLORS["gray"], linestyle=(0, (4, 2)), linewidth=1)
         axes.annotate(
             "alive above ε",
-            (lags.min(), level),
-            xytext=(2, 3),
+            (lags.max(), level),
+            xytext=(-2, 3),
             textcoords="offset points",
-            color=COLORS["gray"],
+            ha="right",
             fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
         finite = decades[np.isfinite(decades)]
         if finite.size:
@@ -318,30 +320,39 @@ def diagnosis(record: Diagnosis) -> Figure:
     Figure
         Four panels, the verdict as the title.
     """
-    figure, panels = new_figure(8.4, 5.6, nrows=2, ncols=2)
     with style():
-        top_left = panels[0, 0]
-        gradient_profile(top_left, record.profile.by_lag, threshold=record.threshold)
+        figure = Figure(figsize=(8.4, 6.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        above, below = figure.subfigures(2, 1)
+        left, right = above.subplots(1, 2)
+        gradient_profile(left, record.profile.by_lag, threshold=record.threshold)
         horizon = float(record.horizon)
         if record.horizon_observed:
-            top_left.axvline(horizon, color=COLORS["red"], linewidth=1)
-            top_left.annotate(
-                f"horizon {steps(horizon)}",
-                (horizon, 0.96),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, 0),
-                va="top",
-                textcoords="offset points",
-                color=COLORS["red"],
-                fontsize=8,
-            )
-        top_left.set_title("gradient against lag (shaded: [ε, 1/ε])")
-        singular_values(panels[0, 1], record.singular, threshold=record.threshold)
-        panels[0, 1].set_title("singular values against lag")
-        criteria(panels[1, 0], record.criteria, lag=record.lag)
-        exponents(panels[1, 1], record.lyapunov)
-        figure.suptitle(headline(record), fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+            _mark_horizon(left, horizon)
+        left.set_title("gradient against lag (shaded: [ε, 1/ε])")
+        singular_values(right, record.singular, threshold=record.threshold)
+        right.set_title("singular values against lag")
+        left, right = below.subplots(1, 2)
+        criteria(left, record.criteria, lag=record.lag)
+        exponents(right, record.lyapunov)
+        title = textwrap.fill(headline(record), 96)
+        figure.suptitle(title, fontsize=9.5, fontweight="bold", x=0.01, ha="left")
     return figure
+
+
+def _mark_horizon(axes: Axes, horizon: float) -> None:
+    """Draw the horizon as a labeled vertical line."""
+    axes.axvline(horizon, color=COLORS["red"], linewidth=1)
+    axes.annotate(
+        f"horizon {steps(horizon)}",
+        (horizon, 0.96),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, 0),
+        va="top",
+        textcoords="offset points",
+        color=COLORS["red"],
+        fontsize=8,
+    )
 
 
 def _decade_axis(axes: Axes, label: str) -> None:

@@ -170,9 +170,7 @@ def _spectrum(chain: JacobianChain, *, lags: tuple[int, ...], single: bool) -> S
     values, bars, resolved = _resolve(logs, caps, chain)
     rows = jnp.asarray([stops.index(k) for k in lags], jnp.int32)
     pick = rows[0] if single else rows
-    values, bars, resolved, caps, sweeps = (
-        a[pick] for a in (values, bars, resolved, caps, sweeps)
-    )
+    values, bars, resolved, caps, sweeps = (a[pick] for a in (values, bars, resolved, caps, sweeps))
     _, index = status_of(finite_steps(chain), Status.OK)
     first = jnp.where(index < 0, carry.first_bad_step, index + 1)
     good = first < 0

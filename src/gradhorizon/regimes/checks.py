@@ -41,6 +41,7 @@ class Check:
         return bool(jnp.isnan(self.residual) | (self.residual <= self.tolerance))
 
 
+@compiled
 def self_checks(
     chain: JacobianChain,
     profile: GradientProfile,
@@ -57,7 +58,6 @@ def self_checks(
     )
 
 
-@compiled
 def _chain_is_gradient(segment: JacobianChain) -> Check:
     """Compare Φᵀu from the chain with `jax.vjp` through the first steps of the network."""
     n, dtype = segment.size, segment.dtype

@@ -38,6 +38,7 @@ from gradhorizon.regimes.regime import (
 _ALL_EXPONENTS = 128  # up to this n all exponents are computed, beyond it the leading 8
 _ALIVE_LAGS = 9  # lags at which directions are counted …
 _ALIVE_REACH = 256  # … up to this one
+_MATERIALIZE = 256 * 2**20  # bytes of Jacobians that are formed once rather than per analysis
 
 
 @record
@@ -203,11 +204,13 @@ def diagnose(
     profile = _profile(chain, loss)
     settle(profile, throw=throw)
     count = chain.size if chain.size <= _ALL_EXPONENTS else 8
-    lyapunov = settle(lyapunov_spectrum(chain, count, throw=False), throw=throw)
-    singular = singular_spectrum(chain, lags=_alive_lags(chain.length), throw=False)
+    explicit = _materialized(chain)
+    lyapunov = settle(lyapunov_spectrum(explicit, count, throw=False), throw=throw)
+    singular = singular_spectrum(explicit, lags=_alive_lags(chain.length), throw=False)
     stop = min(chain.length, max(20, chain.length // 10))
     prediction = predict_chain(
         chain.segment(0, stop),
+        lyapunov_spectrum(explicit.segment(0, stop), 1, throw=False),
         step,
         params,
         None if xs is None else jax.tree.map(lambda a: a[:stop], xs),
@@ -218,6 +221,17 @@ def diagnose(
     checks = self_checks(chain, profile, lyapunov, singular)
     parts = (chain, profile, lyapunov, singular, prediction, checks)
     return settle(_assemble(*parts, step=step, lag=lag, threshold=threshold), throw=throw)
+
+
+def _materialized(chain: JacobianChain) -> JacobianChain:
+    """Form the matrices once where they are small: three analyses need them.
+
+    Networks of one size then also share the compiled analyses.
+    """
+    if chain.length * chain.size**2 * chain.dtype.itemsize > _MATERIALIZE:
+        return chain
+    matrices = JacobianChain.from_matrices(chain.matrices())
+    return dataclasses.replace(matrices, storage_dtype=chain.storage_dtype)
 
 
 def _profile(chain: JacobianChain, loss: Any) -> GradientProfile:
@@ -299,7 +313,7 @@ def _status(
         return profile.status, profile.first_bad_step
     nonfinite = int(Status.NONFINITE)
     bad = (profile.status == nonfinite) | (lyapunov.status == nonfinite)
-    where = jnp.where(lyapunov.first_bad_step >= 0, lyapunov.first_bad_step, profile.first_bad_step)
+    where = jnp.where(profile.first_bad_step >= 0, profile.first_bad_step, lyapunov.first_bad_step)
     return jnp.where(bad, nonfinite, int(Status.OK)).astype(jnp.int32), where
 
 

@@ -147,14 +147,14 @@ def predict(
     if xs is None and length is None and tied:
         length = PREFIX
     chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
-    return settle(
-        predict_chain(chain, step, params, xs, tied=tied, lag=lag, threshold=threshold),
-        throw=throw,
-    )
+    spectrum = lyapunov_spectrum(chain, 1, throw=False)
+    settings = {"tied": tied, "lag": lag, "threshold": threshold}
+    return settle(predict_chain(chain, spectrum, step, params, xs, **settings), throw=throw)
 
 
 def predict_chain(
     chain: JacobianChain,
+    spectrum: LyapunovSpectrum,
     step: Step,
     params: Any,
     xs: Any,
@@ -163,8 +163,7 @@ def predict_chain(
     lag: int,
     threshold: float,
 ) -> Prediction:
-    """Predict from the chain of the prefix, already linearized."""
-    spectrum = lyapunov_spectrum(chain, 1, throw=False)
+    """Predict from the chain of the prefix and its leading exponent."""
     declares = hasattr(step, "repeated_term") and tied
     return _predict(
         chain,
