@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradhorizon import cells as cells
-    from gradhorizon import tasks as tasks
     from gradhorizon import theory as theory
     from gradhorizon._checks import NumericalError as NumericalError
     from gradhorizon._record import Status as Status
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from gradhorizon.regimes.predict import Prediction as Prediction
     from gradhorizon.regimes.predict import predict as predict
     from gradhorizon.regimes.regime import Regime as Regime
+    from gradhorizon.remedies import tasks as tasks
 
 __version__ = "0.1.0"
 
@@ -67,7 +67,12 @@ _HOME = {
     "NumericalError": "_checks",
     "PrecisionWarning": "chain._contract",
 }
-_MODULES = {"cells": "cells", "inits": "cells.inits", "theory": "theory"}
+_MODULES = {
+    "cells": "cells",
+    "inits": "cells.inits",
+    "theory": "theory",
+    "tasks": "remedies.tasks",
+}
 
 __all__ = sorted([*_HOME, *_MODULES, "__version__"])
 

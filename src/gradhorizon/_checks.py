@@ -162,7 +162,7 @@ def require_positive(name: str, value: Any, *, below: float | None = None) -> No
         If it is NaN, zero, negative, or not below the bound.
     """
     if not is_concrete(value):
-        return
+        return  # a traced value cannot be looked at
     number = float(value)
     if not number > 0 or (below is not None and not number < below):
         wanted = "be positive" if below is None else f"lie strictly between 0 and {below:g}"

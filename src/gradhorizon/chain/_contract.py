@@ -76,7 +76,11 @@ def check_problem(
 
 def _strong(leaf: Any) -> Any:
     """Give a leaf as an array whose dtype does not depend on what it meets."""
-    return leaf if is_key(leaf) else jnp.asarray(leaf, dtype=dtype_of(leaf))
+    if isinstance(leaf, jax.Array) and not getattr(leaf, "weak_type", False):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jnp.asarray(leaf, dtype=leaf.dtype)
+    return np.asarray(leaf, dtype=jax.dtypes.canonicalize_dtype(dtype_of(leaf)))
 
 
 def _require_arrays(name: str, tree: Any) -> None:

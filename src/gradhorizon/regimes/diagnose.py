@@ -196,7 +196,7 @@ def diagnose(
     >>> halve = lambda params, h, x: params * h
     >>> diagnosis = gh.diagnose(halve, 0.5, jnp.ones(3), length=50)
     >>> str(diagnosis.regime), float(diagnosis.horizon), diagnosis.alive.tolist()
-    ('VANISHING', 9.0, [3, 3, 3, 3, 0, 0, 0])
+    ('VANISHING', 9.0, [3, 3, 3, 3, 3, 0, 0, 0, 0])
     """
     threshold = require_threshold(threshold)
     chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)

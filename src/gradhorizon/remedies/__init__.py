@@ -1,0 +1,1 @@
+"""What to do about a gradient that vanishes or explodes, and tasks to try it on."""
