@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gradhorizon.regimes.predict import Prediction as Prediction
     from gradhorizon.regimes.predict import predict as predict
     from gradhorizon.regimes.regime import Regime as Regime
+    from gradhorizon import remedies as remedies
     from gradhorizon.remedies import tasks as tasks
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ _MODULES = {
     "cells": "cells",
     "inits": "cells.inits",
     "theory": "theory",
+    "remedies": "remedies",
     "tasks": "remedies.tasks",
 }
 

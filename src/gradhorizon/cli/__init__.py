@@ -128,7 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command again.\n")
         code = INTERRUPTED
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        if not (str(error).startswith("`") or isinstance(error, OSError)):
+            raise  # not one of our worded errors: the traceback is what helps
         sys.stderr.write(f"gradhorizon: {error}\n")
         code = BAD_INPUT
     sys.exit(code)

@@ -7,7 +7,6 @@ A study is a module with TITLE, QUESTION, SOURCE, a frozen `Settings` with its d
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +44,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the value lies within the tolerance."""
-        return math.isfinite(self.value) and abs(self.value - self.expected) <= self.tolerance
+        return bool(abs(self.value - self.expected) <= self.tolerance)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the check as JSON types."""
