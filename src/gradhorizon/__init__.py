@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradhorizon import cells as cells
+    from gradhorizon import remedies as remedies
     from gradhorizon import theory as theory
     from gradhorizon._checks import NumericalError as NumericalError
     from gradhorizon._record import Status as Status
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from gradhorizon.regimes.predict import Prediction as Prediction
     from gradhorizon.regimes.predict import predict as predict
     from gradhorizon.regimes.regime import Regime as Regime
-    from gradhorizon import remedies as remedies
     from gradhorizon.remedies import tasks as tasks
 
 __version__ = "0.1.0"

@@ -43,10 +43,10 @@ class GradientProfile:
         t whose Jacobian spoils the backward pass; -1 if there is none.
     """
 
-    log_norms: Float[Array, " steps"]
-    log_max: Float[Array, " steps"]
-    status: Int[Array, ""]
-    first_bad_step: Int[Array, ""]
+    log_norms: Float[Array, "*batch steps"]
+    log_max: Float[Array, "*batch steps"]
+    status: Int[Array, "*batch"]
+    first_bad_step: Int[Array, "*batch"]
 
     @property
     def by_lag(self) -> Float[Array, " steps"]:

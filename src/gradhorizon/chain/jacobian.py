@@ -113,7 +113,7 @@ class JacobianChain:
 
     items: PyTree
     shared: PyTree
-    final: Float[Array, " n"] | None
+    final: Float[Array, "*batch n"] | None
     links: Callable[[Any, Any], Link] = static()
     length: int = static()
     size: int = static()

@@ -30,8 +30,8 @@ class Trajectory:
 
     states: PyTree
     inputs: PyTree
-    status: Int[Array, ""]
-    first_bad_step: Int[Array, ""]
+    status: Int[Array, "*batch"]
+    first_bad_step: Int[Array, "*batch"]
 
 
 def unroll(

@@ -53,15 +53,15 @@ class LyapunovSpectrum:
         The first t with a non-finite state or Jacobian, -1 if there is none.
     """
 
-    exponents: Float[Array, " k"]
-    standard_errors: Float[Array, " k"]
-    rounding_errors: Float[Array, " k"]
-    history: Float[Array, "blocks k"]
-    det_residual: Float[Array, ""]
-    converged: Bool[Array, ""]
-    rank_cap: Int[Array, ""]
-    status: Int[Array, ""]
-    first_bad_step: Int[Array, ""]
+    exponents: Float[Array, "*batch k"]
+    standard_errors: Float[Array, "*batch k"]
+    rounding_errors: Float[Array, "*batch k"]
+    history: Float[Array, "*batch blocks k"]
+    det_residual: Float[Array, "*batch"]
+    converged: Bool[Array, "*batch"]
+    rank_cap: Int[Array, "*batch"]
+    status: Int[Array, "*batch"]
+    first_bad_step: Int[Array, "*batch"]
 
 
 class _Sums(NamedTuple):

@@ -57,8 +57,8 @@ class SingularSpectrum:
     rank_cap: Int[Array, "*lags"]
     lags: Int[Array, "*lags"]
     sweeps: Int[Array, "*lags"]
-    status: Int[Array, ""]
-    first_bad_step: Int[Array, ""]
+    status: Int[Array, "*batch"]
+    first_bad_step: Int[Array, "*batch"]
 
     def alive(self, threshold: float) -> Int[Array, "*lags"]:
         """Count the directions with σ_i ≥ threshold, for each lag.

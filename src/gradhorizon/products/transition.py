@@ -20,9 +20,9 @@ from gradhorizon.products import _udt
 class _Norms:
     """The norms and their status, before they are given out as a plain array."""
 
-    log_norms: Float[Array, " lags"]
-    status: Int[Array, ""]
-    first_bad_step: Int[Array, ""]
+    log_norms: Float[Array, "*batch lags"]
+    status: Int[Array, "*batch"]
+    first_bad_step: Int[Array, "*batch"]
 
 
 def transition_norms(chain: Any, *, throw: bool = True) -> Float[Array, " lags"]:

@@ -31,8 +31,8 @@ class Check:
         What is compared with what.
     """
 
-    residual: Float[Array, ""]
-    tolerance: Float[Array, ""]
+    residual: Float[Array, "*batch"]
+    tolerance: Float[Array, "*batch"]
     name: str = static()
 
     @property

@@ -41,10 +41,10 @@ class Criterion:
         "measured", and where it comes from.
     """
 
-    value: Float[Array, ""]
-    threshold: Float[Array, ""]
-    rate: Float[Array, ""]
-    code: Int[Array, ""]
+    value: Float[Array, "*batch"]
+    threshold: Float[Array, "*batch"]
+    rate: Float[Array, "*batch"]
+    code: Int[Array, "*batch"]
     name: str = static()
     kind: str = static()
     source: str = static()

@@ -84,21 +84,21 @@ class Diagnosis:
         The step function that was diagnosed.
     """
 
-    regime_code: Int[Array, ""]
-    rate: Float[Array, ""]
-    rate_error: Float[Array, ""]
-    horizon: Float[Array, ""]
-    horizon_observed: Bool[Array, ""]
+    regime_code: Int[Array, "*batch"]
+    rate: Float[Array, "*batch"]
+    rate_error: Float[Array, "*batch"]
+    horizon: Float[Array, "*batch"]
+    horizon_observed: Bool[Array, "*batch"]
     profile: GradientProfile
     lyapunov: LyapunovSpectrum
     singular: SingularSpectrum
-    alive: Int[Array, " lags"]
+    alive: Int[Array, "*batch lags"]
     criteria: tuple[Criterion, ...]
     prediction: Prediction
     dtype_forecast: DtypeForecast
     checks: tuple[Check, ...]
-    status: Int[Array, ""]
-    first_bad_step: Int[Array, ""]
+    status: Int[Array, "*batch"]
+    first_bad_step: Int[Array, "*batch"]
     lag: int = static()
     threshold: float = static()
     length: int = static()

@@ -37,9 +37,9 @@ class DtypeForecast:
         For each format, whether this device flushes subnormal numbers to zero.
     """
 
-    lags: Float[Array, " formats"]
-    fates: Int[Array, " formats"]
-    extrapolated: Bool[Array, " formats"]
+    lags: Float[Array, "*batch formats"]
+    fates: Int[Array, "*batch formats"]
+    extrapolated: Bool[Array, "*batch formats"]
     formats: tuple[str, ...] = static()
     flushed: tuple[bool, ...] = static()
 

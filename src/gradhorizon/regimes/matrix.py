@@ -48,14 +48,14 @@ class MatrixCriteria:
         sup |φ'| that the certificate was computed with.
     """
 
-    spectral_radius: Float[Array, ""]
-    singular_values: Float[Array, " n"]
-    henrici_departure: Float[Array, ""]
-    kreiss_lower_bound: Float[Array, ""]
-    transient_peak: Float[Array, ""]
-    transient_time: Int[Array, ""]
-    certified_rate: Float[Array, ""]
-    slope_bound: Float[Array, ""]
+    spectral_radius: Float[Array, "*batch"]
+    singular_values: Float[Array, "*batch n"]
+    henrici_departure: Float[Array, "*batch"]
+    kreiss_lower_bound: Float[Array, "*batch"]
+    transient_peak: Float[Array, "*batch"]
+    transient_time: Int[Array, "*batch"]
+    certified_rate: Float[Array, "*batch"]
+    slope_bound: Float[Array, "*batch"]
 
     @property
     def sentence(self) -> str:

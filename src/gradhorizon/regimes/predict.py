@@ -57,14 +57,14 @@ class Prediction:
         `Status.OK`, `EMPTY` without a prefix, or `NONFINITE` and where.
     """
 
-    regime_code: Int[Array, ""]
-    rate: Float[Array, ""]
-    rate_error: Float[Array, ""]
-    horizon: Float[Array, ""]
-    horizon_interval: Float[Array, "2"]
+    regime_code: Int[Array, "*batch"]
+    rate: Float[Array, "*batch"]
+    rate_error: Float[Array, "*batch"]
+    horizon: Float[Array, "*batch"]
+    horizon_interval: Float[Array, "*batch 2"]
     criteria: tuple[Criterion, ...]
-    status: Int[Array, ""]
-    first_bad_step: Int[Array, ""]
+    status: Int[Array, "*batch"]
+    first_bad_step: Int[Array, "*batch"]
     lag: int = static()
     threshold: float = static()
     prefix: int = static()

@@ -70,13 +70,13 @@ def horizon_of_rate(rate: Any, threshold: float) -> Any:
     return jnp.where(size > 0, -math.log(threshold) / jnp.where(size > 0, size, 1), jnp.inf)
 
 
-def regime_of_rate(rate: Any, lag: Any, threshold: float) -> Int[Array, ""]:
+def regime_of_rate(rate: Any, lag: Any, threshold: float) -> Int[Array, "..."]:
     """Give the code of the regime at `lag` under steady growth or decay."""
     growth = jnp.asarray(rate) * lag
     return _code(growth, threshold)
 
 
-def _code(growth: Array, threshold: float) -> Int[Array, ""]:
+def _code(growth: Array, threshold: float) -> Int[Array, "..."]:
     width = -math.log(threshold)
     return jnp.where(growth > width, 1, jnp.where(growth < -width, -1, 0)).astype(jnp.int32)
 

@@ -8,10 +8,12 @@ import scipy.optimize
 from jaxtyping import Array, Float
 
 from gradhorizon._checks import worded
-from gradhorizon._record import record, static
+from gradhorizon._record import Status, record, static
 from gradhorizon.chain._contract import Step
 from gradhorizon.chain.jacobian import jacobian_chain
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+
+_FAR = 1e3  # nats per step, beyond any exponent that can be measured
 
 
 @record
@@ -31,8 +33,8 @@ class CriticalGain:
     """
 
     gain: float
-    exponent: Float[Array, ""]
-    standard_error: Float[Array, ""]
+    exponent: Float[Array, "*batch"]
+    standard_error: Float[Array, "*batch"]
     evaluations: int = static()
 
 
@@ -100,8 +102,10 @@ def critical_gain(
         gain = math.exp(log_gain)
         chain = jacobian_chain(step, make_params(gain), h0, xs, length=length, tied=tied)
         burn_in = min(chain.length // 10, 100)
-        measured[log_gain] = lyapunov_spectrum(chain, 1, burn_in=burn_in)
-        return max(float(measured[log_gain].exponents[0]), -1e3) - target
+        measured[log_gain] = spectrum = lyapunov_spectrum(chain, 1, burn_in=burn_in, throw=False)
+        if spectrum.status == int(Status.NONFINITE):
+            return _FAR  # the state itself overflows: the gain is too large
+        return max(float(spectrum.exponents[0]), -_FAR) - target
 
     ends = excess(math.log(low)), excess(math.log(high))
     if ends[0] > 0 or ends[1] < 0:
@@ -109,7 +113,7 @@ def critical_gain(
             worded(
                 "bracket",
                 f"enclose the target {target:g}",
-                f"exponents {ends[0] + target:.4g} at {low:g} and {ends[1] + target:.4g} at {high:g}",
+                f"exponents {ends[0] + target:.4g} at {low:g}, {ends[1] + target:.4g} at {high:g}",
                 "Widen it, or choose another target.",
             )
         )

@@ -200,12 +200,12 @@ class DepthScales:
         Layers over which the variance approaches q* by e.
     """
 
-    q: Float[Array, ""]
-    chi: Float[Array, ""]
-    correlation: Float[Array, ""]
-    xi_gradient: Float[Array, ""]
-    xi_correlation: Float[Array, ""]
-    xi_length: Float[Array, ""]
+    q: Float[Array, "*batch"]
+    chi: Float[Array, "*batch"]
+    correlation: Float[Array, "*batch"]
+    xi_gradient: Float[Array, "*batch"]
+    xi_correlation: Float[Array, "*batch"]
+    xi_length: Float[Array, "*batch"]
 
 
 def depth_scales(activation: Activation, sigma_w2: Any, sigma_b2: Any) -> DepthScales:
