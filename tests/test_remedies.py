@@ -130,7 +130,7 @@ def test_orthogonality_penalty_and_rescale():
     assert abs(np.linalg.norm(scaled, 2) - 0.5) <= 1e-13
     with pytest.raises(ValueError, match="`spectral_radius` must be given alone"):
         gh.remedies.rescale(A)
-    with pytest.raises(ValueError, match="`the size of W` must be positive"):
+    with pytest.raises(ValueError, match=r"`W` must have a positive size to scale. Received 0\.0"):
         gh.remedies.rescale(np.eye(3, k=1), spectral_radius=1.0)
 
 

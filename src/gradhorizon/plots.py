@@ -6,6 +6,7 @@ is kept in nats in the records.
 """
 
 import contextlib
+import io
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -100,6 +101,13 @@ def save(figure: Figure, target: Any, *, kind: str = "png") -> None:
     metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
     with style():
         figure.savefig(target, format=kind, metadata=metadata)
+
+
+def png(figure: Figure) -> bytes:
+    """Give a figure as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    save(figure, stream)
+    return stream.getvalue()
 
 
 def escape(text: Any) -> str:

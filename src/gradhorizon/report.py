@@ -2,13 +2,11 @@
 
 import base64
 import html
-import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from gradhorizon import plots
 from gradhorizon._record import jsonable
 from gradhorizon.regimes._text import headline
 from gradhorizon.regimes.diagnose import Diagnosis
@@ -39,29 +37,29 @@ table {{ border-collapse: collapse; }} td, th {{ padding: .2rem .8rem .2rem 0; t
 """
 
 
-def write_html(diagnosis: Diagnosis, path: Any) -> None:
+def write_html(diagnosis: Diagnosis, picture: bytes, path: Any) -> None:
     """Write a diagnosis to an HTML file, completely or not at all.
 
     Parameters
     ----------
     diagnosis
         A concrete `Diagnosis`.
+    picture
+        Its figure as PNG.
     path
         Where to write; an existing file is replaced only once the new one is complete.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(page(diagnosis), encoding="utf-8")
+        temporary.write_text(page(diagnosis, picture), encoding="utf-8")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def page(diagnosis: Diagnosis) -> str:
+def page(diagnosis: Diagnosis, picture: bytes) -> str:
     """Compose the page; every string that enters it is escaped."""
-    picture = io.BytesIO()
-    plots.save(diagnosis.plot(), picture)
     rows = "".join(
         f"<tr><td>{html.escape(c.name)}</td><td>{float(c.residual):.2g}</td>"
         f"<td>{float(c.tolerance):.2g}</td></tr>"
@@ -71,7 +69,7 @@ def page(diagnosis: Diagnosis) -> str:
     return _PAGE.format(
         title=html.escape(headline(diagnosis)),
         headline=html.escape(headline(diagnosis)),
-        picture=base64.b64encode(picture.getvalue()).decode("ascii"),
+        picture=base64.b64encode(picture).decode("ascii"),
         advice="".join(f"<li>{html.escape(a)}</li>" for a in diagnosis.advice),
         text=html.escape(str(diagnosis)),
         checks=rows,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gradhorizon._checks import require_integer, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
-from gradhorizon._scaled import log_scaled
+from gradhorizon._scaled import log_scaled, normalize, shift
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
@@ -221,7 +221,9 @@ def perturbed(matrix: Float[Array, "n n"], storage: Any, t: Any) -> Float[Array,
     sizes = jnp.asarray(_PROBES, matrix.dtype) * (eps / n)
     key = jax.random.fold_in(jax.random.key(0), t)
     signs = jax.random.rademacher(key, (len(_PROBES), n, n), matrix.dtype)
-    return matrix[None] + sizes[:, None, None] * jnp.linalg.norm(matrix) * signs
+    scaled, exponent = normalize(matrix)  # squares of entries near 1e300 would overflow
+    size = shift(jnp.linalg.norm(scaled), exponent)
+    return matrix[None] + sizes[:, None, None] * size * signs
 
 
 def _finish(products: _udt.Udt) -> tuple[Float[Array, "copies n"], Int[Array, ""]]:

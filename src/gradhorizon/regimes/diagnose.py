@@ -136,9 +136,9 @@ class Diagnosis:
 
     def to_html(self, path: Any) -> None:
         """Write a self-contained page (no script, nothing loaded from elsewhere) to `path`."""
-        from gradhorizon import report
+        from gradhorizon import plots, report
 
-        report.write_html(self, path)
+        report.write_html(self, plots.png(plots.diagnosis(self)), path)
 
 
 def diagnose(

@@ -4,16 +4,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import scipy.optimize
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from gradhorizon._checks import worded
+from gradhorizon._checks import require_finite, worded
 from gradhorizon._record import Status, record, static
 from gradhorizon.chain._contract import Step
 from gradhorizon.chain.jacobian import jacobian_chain
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 
 _FAR = 1e3  # nats per step, beyond any exponent that can be measured
+_FINEST = 1e-12  # below this Brent's method only moves between rounding errors
 
 
 @record
@@ -28,6 +30,9 @@ class CriticalGain:
         The exponent at that gain, nats per step.
     standard_error
         Its standard error.
+    status
+        `Status.OK`, or `NOT_CONVERGED` where the exponent jumps past the target: it then misses
+        it by more than ten times the tolerance and four standard errors.
     evaluations
         How many networks were measured.
     """
@@ -35,6 +40,7 @@ class CriticalGain:
     gain: float
     exponent: Float[Array, "*batch"]
     standard_error: Float[Array, "*batch"]
+    status: Int[Array, "*batch"]
     evaluations: int = static()
 
 
@@ -64,7 +70,7 @@ def critical_gain(
     bracket
         Two gains with the exponent below the target at the first and above it at the second.
     tolerance
-        Relative accuracy of the gain.
+        Relative accuracy of the gain, between 1e-12 and 1.
 
     Returns
     -------
@@ -74,14 +80,23 @@ def critical_gain(
     Raises
     ------
     ValueError
-        If the exponents at the ends of the bracket do not enclose the target, or as
-        `jacobian_chain`.
+        If the bracket is not two increasing positive gains or its exponents do not enclose the
+        target, if a number is not in its range, if there are no steps, or as `jacobian_chain`.
 
     Notes
     -----
     Brent's method in the logarithm of the gain, some ten to twenty measurements of one tangent
-    vector each. The answer belongs to these inputs and this length; `standard_error` says how
-    well the exponent is known there.
+    vector each; the first tenth of the steps, at most 100, only aligns the tangent. A gain at
+    which the state overflows counts as too large. The answer belongs to these inputs and this
+    length: `standard_error` says how well the exponent is known there, and in a chaotic network
+    the crossing itself moves by as much when the length changes. Where the exponent crosses the
+    target more than once (rare, with strong inputs) one of the crossings is found. It runs on
+    the host and cannot be traced.
+
+    References
+    ----------
+    Engelken, Wolf & Abbott, Phys. Rev. Research 5 (2023) 043044: the leading exponent of driven
+    recurrent networks as a function of the gain. Root finding: Brent 1973, chapter 4.
 
     Examples
     --------
@@ -94,35 +109,59 @@ def critical_gain(
     1.0
     """
     low, high = bracket
-    if not 0 < low < high:
+    if not 0 < low < high < math.inf:
         raise ValueError(worded("bracket", "be two increasing positive gains", bracket))
+    require_finite("target", target)
+    if not _FINEST <= tolerance < 1:
+        raise ValueError(worded("tolerance", f"lie in [{_FINEST:g}, 1)", tolerance))
     measured: dict[float, LyapunovSpectrum] = {}
 
     def excess(log_gain: float) -> float:
         gain = math.exp(log_gain)
         chain = jacobian_chain(step, make_params(gain), h0, xs, length=length, tied=tied)
+        if chain.length == 0:
+            raise ValueError(worded("length", "be at least 1", 0))
         burn_in = min(chain.length // 10, 100)
         measured[log_gain] = spectrum = lyapunov_spectrum(chain, 1, burn_in=burn_in, throw=False)
         if spectrum.status == int(Status.NONFINITE):
             return _FAR  # the state itself overflows: the gain is too large
         return max(float(spectrum.exponents[0]), -_FAR) - target
 
-    ends = excess(math.log(low)), excess(math.log(high))
-    if ends[0] > 0 or ends[1] < 0:
+    ends = math.log(low), math.log(high)
+    below, above = excess(ends[0]), excess(ends[1])
+    if below > 0 or above < 0:
+        shown = [_in_words(measured[end]) for end in ends]
         raise ValueError(
             worded(
                 "bracket",
                 f"enclose the target {target:g}",
-                f"exponents {ends[0] + target:.4g} at {low:g}, {ends[1] + target:.4g} at {high:g}",
+                f"{shown[0]} at {low:g} and {shown[1]} at {high:g}",
                 "Widen it, or choose another target.",
             )
         )
-    root = scipy.optimize.brentq(excess, math.log(low), math.log(high), xtol=tolerance)
-    best = min(measured, key=lambda log_gain: abs(log_gain - root))
-    spectrum = measured[best]
+    found = scipy.optimize.root_scalar(excess, bracket=ends, method="brentq", xtol=tolerance)
+    root = float(found.root)
+    return _outcome(min(measured, key=lambda end: abs(end - root)), measured, target, tolerance)
+
+
+def _in_words(spectrum: LyapunovSpectrum) -> str:
+    """Give the leading exponent for an error message."""
+    if spectrum.status == int(Status.NONFINITE):
+        return "a state that overflows"
+    return f"exponent {float(spectrum.exponents[0]):.4g}"
+
+
+def _outcome(
+    root: float, measured: dict[float, LyapunovSpectrum], target: float, tolerance: float
+) -> CriticalGain:
+    """Judge whether the exponent at the root is the target, as it is unless it jumps there."""
+    spectrum = measured[root]
+    exponent, error = spectrum.exponents[0], spectrum.standard_errors[0]
+    reached = jnp.abs(exponent - target) <= 10 * tolerance + 4 * error
     return CriticalGain(
-        gain=math.exp(best),
-        exponent=spectrum.exponents[0],
-        standard_error=spectrum.standard_errors[0],
+        gain=math.exp(root),
+        exponent=exponent,
+        standard_error=error,
+        status=jnp.where(reached, int(Status.OK), int(Status.NOT_CONVERGED)).astype(jnp.int32),
         evaluations=len(measured),
     )

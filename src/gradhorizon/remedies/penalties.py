@@ -1,5 +1,6 @@
 """Penalties that keep a gradient alive when they are added to a training loss."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from gradhorizon._checks import describe, worded
+from gradhorizon._checks import describe, is_concrete, worded
 from gradhorizon._compiled import compiled
+from gradhorizon._scaled import normalize, shift
 from gradhorizon.chain.jacobian import JacobianChain, as_chain
 from gradhorizon.products.lyapunov import lyapunov_spectrum
 
@@ -41,7 +43,8 @@ def flossing_loss(chain: Any, k: int, target: float = 0.0) -> Float[Array, ""]:
     Notes
     -----
     The derivative is that of the finite-time exponents. It loses its meaning when the chain is
-    so long that λ_1 T exceeds the digits of the dtype: some tens of steps suffice.
+    so long that λ_1 T exceeds the digits of the dtype: some tens of steps suffice. A rank below
+    k, as with dead rectified units, makes the loss infinite: choose k among the alive directions.
 
     References
     ----------
@@ -64,28 +67,35 @@ def flossing_loss(chain: Any, k: int, target: float = 0.0) -> Float[Array, ""]:
 
 
 def omega_penalty(chain: Any, cotangent: Any) -> Float[Array, ""]:
-    """Give Pascanu's regularizer Σ_t (‖δ_t J_t‖/‖δ_t‖ - 1)².
+    """Give Pascanu's regularizer Ω = Σ_t (‖J_tᵀ δ_t‖/‖δ_t‖ - 1)².
 
-    Only the immediate derivative flows: the states (inside the chain) and the adjoints δ_t are
-    held constant, the Jacobians are not. Differentiate with respect to the parameters that the
-    chain's matrices were formed from.
+    Only the immediate derivative flows (eq. 10): the states at which the chain was linearized
+    and the adjoints δ_t are held constant, the step Jacobians are not. Differentiate with
+    respect to the parameters given to `jacobian_chain`, or to the matrices of a chain given as
+    an array.
 
     Parameters
     ----------
     chain
         A `JacobianChain`, or an array of shape (T, n, n).
     cotangent
-        δ_T = ∂L/∂h_T, n numbers.
+        δ_T = ∂L/∂h_T, n numbers, not all zero; only its direction matters.
 
     Returns
     -------
     Array
-        The penalty; terms with δ_t = 0 count as (0 - 1)².
+        The penalty; once δ_t is exactly 0, every earlier step adds (0 - 1)².
 
     Raises
     ------
     ValueError
-        If `cotangent` does not have n entries.
+        If `cotangent` does not have n entries, or is zero.
+
+    Notes
+    -----
+    Cost: one pull-back per step and as much again for its derivative; δ_t is normalized at
+    every step, so that nothing over- or underflows along the chain. The paper's δ_t is the
+    whole ∂L/∂h_t; with a loss at the last step only, as here, the two are the same.
 
     References
     ----------
@@ -105,42 +115,66 @@ def omega_penalty(chain: Any, cotangent: Any) -> Float[Array, ""]:
     if vector.shape[0] != chain.size:
         wanted = f"have n = {chain.size} entries"
         raise ValueError(worded("cotangent", wanted, describe(cotangent)))
-    return _omega(chain, vector.astype(chain.dtype))
+    if is_concrete(vector) and not bool(jnp.any(vector != 0)):
+        raise ValueError(worded("cotangent", "have a direction", "zeros"))
+    return _omega(_with_states_held(chain), vector.astype(chain.dtype))
+
+
+def _with_states_held(chain: JacobianChain) -> JacobianChain:
+    """Cut the derivative through the linearization points; a chain of matrices has none."""
+    if chain.mode == "matrices":
+        return chain
+    point, auxiliary, layer, x = chain.items
+    return dataclasses.replace(chain, items=(lax.stop_gradient(point), auxiliary, layer, x))
 
 
 @compiled
 def _omega(chain: JacobianChain, cotangent: Float[Array, " n"]) -> Float[Array, ""]:
     def body(carry: tuple[Array, Array], item: Any) -> tuple[tuple[Array, Array], None]:
         adjoint, total = carry
-        held = lax.stop_gradient(adjoint)
-        pulled = chain.link(item).pull(held[:, None])[:, 0]
-        square = jnp.sum(jnp.square(pulled))
-        size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-        direction = pulled / jnp.where(size > 0, size, 1)
-        return (direction, total + jnp.square(size - 1)), None
+        pulled = chain.link(item).pull(lax.stop_gradient(adjoint)[:, None])[:, 0]
+        size = _norm(pulled)
+        return (pulled / jnp.where(size > 0, size, 1), total + jnp.square(size - 1)), None
 
-    start = cotangent / jnp.linalg.norm(cotangent)
-    initial = (start, jnp.zeros((), chain.dtype))
+    initial = (cotangent / _norm(cotangent), jnp.zeros((), chain.dtype))
     (_, total), _ = lax.scan(body, initial, chain.items, reverse=True)
     return total
 
 
+def _norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
+    """Give ‖v‖₂ without over- or underflow of the squares, with derivative 0 at v = 0."""
+    mantissa, exponent = normalize(vector)
+    square = jnp.sum(jnp.square(mantissa))
+    alive = square > 0
+    return jnp.where(alive, shift(jnp.sqrt(jnp.where(alive, square, 1)), exponent), 0)
+
+
 def orthogonality_penalty(W: Any) -> Float[Array, ""]:
-    """Give ‖WᵀW - I‖_F², zero exactly for orthogonal matrices.
+    """Give ‖WᵀW - I‖_F², zero exactly for orthonormal columns.
 
     Parameters
     ----------
     W
-        A matrix, shape (m, n).
+        A matrix, shape (m, n) with m ≥ n.
 
     Returns
     -------
     Array
-        The penalty.
+        The penalty, Σ_i (σ_i² - 1)² over the n singular values.
+
+    Raises
+    ------
+    ValueError
+        If `W` is not a matrix with at least as many rows as columns.
+
+    Notes
+    -----
+    It holds the repeated term near isometry whatever the inputs; a saturating activation still
+    shrinks the gradient. Hard constraints of this kind cost speed of convergence.
 
     References
     ----------
-    Vorontsov, Trabelsi, Kadoury & Pal, ICML 2017, section 3.
+    Vorontsov, Trabelsi, Kadoury & Pal, ICML 2017 (arXiv:1702.00071).
 
     Examples
     --------
@@ -149,5 +183,8 @@ def orthogonality_penalty(W: Any) -> Float[Array, ""]:
     27.0
     """
     matrix = jnp.asarray(W)
+    if matrix.ndim != 2 or matrix.shape[0] < matrix.shape[1]:
+        shown, remedy = describe(matrix), "Transpose a wide matrix."
+        raise ValueError(worded("W", "be a matrix with m ≥ n, (m, n)", shown, remedy))
     gram = jnp.matmul(matrix.T, matrix, precision=jax.lax.Precision.HIGHEST)
     return jnp.sum(jnp.square(gram - jnp.eye(matrix.shape[1], dtype=matrix.dtype)))

@@ -72,7 +72,7 @@ def surrogate_images(key: Any, count: int) -> tuple[Any, Any]:
     templates = jax.random.bernoulli(for_templates, 0.19, (10, 784))
     labels = jax.random.randint(for_labels, (count,), 0, 10)
     values = jax.random.beta(for_values, 2.0, 1.0, (count, 784))
-    return values * templates[labels], jax.nn.one_hot(labels, 10, dtype=values.dtype)
+    return jnp.where(templates[labels], values, 0), jax.nn.one_hot(labels, 10, dtype=values.dtype)
 
 
 def _nielsen_norms(key: Any, layers: int, images: Any, targets: Any, settings: Settings) -> Any:

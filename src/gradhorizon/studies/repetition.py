@@ -160,7 +160,7 @@ def _determinant_checks(result: Result) -> list[Check]:
         found.append(Check(name, float(values.var()), variance, error, "Akemann & Burda 2012"))
     ratio = float(result.log_det[True].var() / result.log_det[False].var())
     error = 4 * s.moduli_depth * math.sqrt(6 / s.moduli_draws)
-    found.append(Check("variance ratio = d", ratio, s.moduli_depth, error, "exact"))
+    found.append(Check("variance ratio = d", ratio, float(s.moduli_depth), error, "exact"))
     return found
 
 
