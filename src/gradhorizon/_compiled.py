@@ -2,13 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 
 from gradhorizon._checks import is_concrete
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @functools.cache
@@ -18,7 +16,7 @@ def _threadpools() -> Any:
     return ThreadpoolController()
 
 
-def compiled(function: _F | None = None, *, static: tuple[str, ...] = ()) -> Any:
+def compiled(function: Callable[..., Any] | None = None, *, static: tuple[str, ...] = ()) -> Any:
     """Compile a pure analysis function with `jax.jit`.
 
     Every matrix product inside runs at precision "highest": accelerators otherwise round its

@@ -11,9 +11,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import cycler
 import matplotlib as mpl
-import matplotlib.ticker
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ REGIME_COLORS = {
     "BALANCED": COLORS["olive"],
     "EXPLODING": COLORS["red"],
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.titlesize": 9.5,
@@ -46,7 +47,7 @@ STYLE = {
     "axes.labelsize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=list(COLORS.values())),
+    "axes.prop_cycle": cycler.cycler(color=list(COLORS.values())),
     "lines.linewidth": 1.6,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
@@ -331,7 +332,8 @@ def diagnosis(record: Diagnosis) -> Figure:
     with style():
         figure = Figure(figsize=(8.4, 6.0), layout="constrained")
         FigureCanvasAgg(figure)
-        above, below = figure.subfigures(2, 1)
+        halves: Any = figure.subfigures(2, 1)
+        above, below = halves
         left, right = above.subplots(1, 2)
         gradient_profile(left, record.profile.by_lag, threshold=record.threshold)
         horizon = float(record.horizon)
@@ -365,8 +367,8 @@ def _mark_horizon(axes: Axes, horizon: float) -> None:
 
 def _decade_axis(axes: Axes, label: str) -> None:
     """Label an axis of decades with powers of ten."""
-    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True, nbins=6))
-    axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"$10^{{{v:.0f}}}$"))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=6))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"$10^{{{v:.0f}}}$"))
     axes.set_ylabel(label)
 
 

@@ -67,7 +67,7 @@ class Outcome:
 
 
 def run(
-    module: ModuleType, folder: Path, *, small: bool, tell: Callable[[str], None] = str
+    module: ModuleType, folder: Path, *, small: bool, tell: Callable[[str], Any] = str
 ) -> Outcome:
     """Run one study and write <name>.png, <name>.pdf and <name>.json into a folder.
 

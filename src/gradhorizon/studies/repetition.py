@@ -255,7 +255,8 @@ def _draw_balance(axes: Any, result: Result) -> None:
 
 def _draw_determinants(axes: Any, result: Result) -> None:
     s = result.settings
-    edges = np.linspace(*np.percentile(result.log_det[True], [0.1, 99.9]), 60)
+    low, high = np.percentile(result.log_det[True], [0.1, 99.9])
+    edges = np.linspace(low, high, 60)
     for tied, (color, _) in _LOOK.items():
         axes.hist(result.log_det[tied], edges, density=True, color=color, alpha=0.55)
         mean, variance = random_matrix.log_modulus_moments(s.moduli_size, s.moduli_depth, tied=tied)

@@ -228,7 +228,7 @@ def transient_growth(A: Any) -> Transient:
         (power, exponent), block = carry
         power, extra = normalize(matrix @ power)
         exponent = exponent + extra
-        for _ in range(3):
+        for _repeat in range(3):
             block = jnp.linalg.qr(power.T @ (power @ block))[0]
         size = jnp.linalg.norm(power @ block, ord=2)
         return ((power, exponent), block), log_scaled(size, exponent)
