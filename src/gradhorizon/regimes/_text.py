@@ -117,9 +117,15 @@ def _disagreement(criteria: tuple[Criterion, ...]) -> str:
 
 
 def _alive(diagnosis: "Diagnosis") -> str:
-    """Write how many singular values are above ε at each lag."""
-    pairs = zip(np.asarray(diagnosis.singular.lags), np.asarray(diagnosis.alive), strict=True)
-    return ", ".join(f"{a} at lag {k}" for k, a in pairs) + f" (of {diagnosis.size})"
+    """Write how many singular values are above ε at each lag, until none is."""
+    words = []
+    for lag, count in zip(
+        np.asarray(diagnosis.singular.lags), np.asarray(diagnosis.alive), strict=True
+    ):
+        words.append(f"{count} at lag {lag}" if count else f"none at lag {lag}")
+        if count == 0:
+            break
+    return ", ".join(words) + f" (of {diagnosis.size})"
 
 
 def forecast_text(forecast: "DtypeForecast") -> str:
