@@ -241,6 +241,38 @@ def test_results_keep_the_input_dtype(dtype):
         assert rule.rate.dtype == dtype
 
 
+@pytest.mark.parametrize("form", ["activation", "preactivation", "transposed"])
+def test_repeated_term_of_a_plain_step_is_found(form):
+    """The parameter that all step Jacobians contain, with rows or columns scaled."""
+    W = gh.inits.gaussian(1.3)(jax.random.key(0), (12, 12), np.float64)
+    xs = 0.5 * jax.random.normal(jax.random.key(1), (40, 12))
+    steps = {
+        "activation": lambda p, h, x: jnp.tanh(p["W"] @ h + x),
+        "preactivation": lambda p, h, x: p["W"] @ jnp.tanh(h) + x,
+        "transposed": lambda p, h, x: jnp.tanh(h @ p["W"] + x),
+    }
+    params = {"W": W, "other": jnp.ones((12, 12))}
+    rules = by_name(gh.predict(steps[form], params, jnp.zeros(12), xs, lag=100))
+    radius = np.abs(np.linalg.eigvals(W)).max()
+    assert abs(float(rules["spectral radius"].value) - radius) <= 1e-12
+    assert "params['W']" in rules["spectral radius"].source
+    largest = float(rules["largest singular value × slope"].value)
+    assert 0.3 * np.linalg.norm(W, 2) < largest <= np.linalg.norm(W, 2)
+    assert rules["largest singular value × slope"].kind == "estimate"
+
+
+def test_no_repeated_term_is_claimed_where_there_is_none():
+    W = gh.inits.gaussian()(jax.random.key(0), (6, 6), np.float64)
+
+    def step(p, h, x):
+        return 0.5 * h + jnp.tanh(p @ h + x)
+
+    xs = jax.random.normal(jax.random.key(1), (30, 6))
+    rules = by_name(gh.predict(step, W, jnp.zeros(6), xs, lag=100))
+    assert "spectral radius" not in rules
+    assert "spectral radius at the mean state" in rules
+
+
 # --- text and data -----------------------------------------------------------------------------
 
 

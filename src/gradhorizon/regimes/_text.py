@@ -97,10 +97,10 @@ def criteria_table(criteria: tuple[Criterion, ...], lag: int, threshold: float) 
         rate = float(c.rate)
         verdict = "does not apply" if math.isnan(rate) else c.verdict or "nothing"
         horizon = -math.log(threshold) / abs(rate) if rate else math.inf
-        if math.isnan(rate) or (c.kind == "certificate" and rate >= 0):
+        if math.isnan(rate) or (c.upper_bound and rate >= 0):
             horizon = math.nan
         shown = "-" if math.isnan(horizon) else steps(horizon)
-        if c.kind == "certificate" and rate < 0:
+        if c.upper_bound and rate < 0:
             shown = f"≤ {shown}"
         numbers = f"{float(c.value):>9.4g}{rate:>10.4g}"
         rows.append(f"{c.name:<34}{numbers}  {verdict!s:<20}{shown:>12}  {c.kind}")

@@ -39,6 +39,8 @@ class Criterion:
     name, kind, source
         What it is called, whether it is a "certificate", "asymptotic", an "estimate" or
         "measured", and where it comes from.
+    upper_bound
+        Whether the rate bounds the growth from above: it can then speak of vanishing only.
     """
 
     value: Float[Array, "*batch"]
@@ -48,6 +50,7 @@ class Criterion:
     name: str = static()
     kind: str = static()
     source: str = static()
+    upper_bound: bool = static(default=False)
 
     @property
     def verdict(self) -> Any:
@@ -65,6 +68,7 @@ def criterion(
     lag: Any,
     threshold: float,
     at: float = 1.0,
+    upper_bound: bool = False,
 ) -> Criterion:
     """Make a criterion whose verdict follows from its rate.
 
@@ -72,11 +76,12 @@ def criterion(
     """
     rate = jnp.asarray(rate)
     code = regime_of_rate(rate, lag, threshold)
-    if kind == "certificate":
+    if upper_bound:
         code = jnp.where(code == -1, -1, UNDECIDED)
     code = jnp.where(jnp.isnan(rate), UNDECIDED, code).astype(jnp.int32)
     value = jnp.asarray(value, rate.dtype)
-    return Criterion(value, jnp.asarray(at, rate.dtype), rate, code, name, kind, source)
+    switch = jnp.asarray(at, rate.dtype)
+    return Criterion(value, switch, rate, code, name, kind, source, upper_bound)
 
 
 def of_repeated_term(
@@ -115,6 +120,7 @@ def of_repeated_term(
             rate=jnp.log(step_bound),
             lag=lag,
             threshold=threshold,
+            upper_bound=True,
         ),
         criterion(
             "spectral radius",
@@ -149,7 +155,7 @@ def _mean_field(term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float) -> C
     function = term.activation.function
     q = mean_field.length_fixed_point(function, variance_w, variance_b)
     chi = jnp.asarray(mean_field.susceptibility(function, variance_w, q), W.dtype)
-    chi = jnp.where(_looks_random(W), chi, jnp.nan)
+    chi = jnp.where(looks_random(W), chi, jnp.nan)
     return criterion(
         "mean field χ",
         "estimate",
@@ -161,7 +167,7 @@ def _mean_field(term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float) -> C
     )
 
 
-def _looks_random(W: Float[Array, "n n"]) -> Array:
+def looks_random(W: Float[Array, "n n"]) -> Array:
     """Say whether entries look exchangeable: no dominant diagonal, no heavy tail or gaps.
 
     Mean field assumes independent entries of one variance. The diagonal may carry at most four

@@ -1,5 +1,6 @@
 """Prediction: from the repeated term and a short prefix to the regime at a long lag."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from gradhorizon.chain._contract import Step
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain.jacobian import JacobianChain, jacobian_chain
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradhorizon.regimes._found import find_repeated_term, of_found_term
 from gradhorizon.regimes.criteria import (
     Criterion,
     at_mean_state,
@@ -165,7 +167,7 @@ def predict_chain(
 ) -> Prediction:
     """Predict from the chain of the prefix and its leading exponent."""
     declares = hasattr(step, "repeated_term") and tied
-    return _predict(
+    prediction = _predict(
         chain,
         spectrum,
         params if declares else None,
@@ -174,6 +176,13 @@ def predict_chain(
         lag=lag,
         threshold=threshold,
     )
+    if declares or not tied or not is_concrete((chain, params)):
+        return prediction
+    found = find_repeated_term(chain, params)
+    if found is None:
+        return prediction
+    more = of_found_term(found, lag=lag, threshold=threshold)
+    return dataclasses.replace(prediction, criteria=(*more, *prediction.criteria))
 
 
 @compiled(static=("step", "lag", "threshold"))
