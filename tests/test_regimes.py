@@ -380,7 +380,9 @@ def test_regimes_of_rates():
 def test_matrix_criteria_of_the_jordan_block():
     criteria = gh.analyze_matrix(np.array([[0.9, 5.0], [0.0, 0.9]]))
     assert abs(float(criteria.spectral_radius) - 0.9) <= 1e-7  # defective: eigenvalues to √eps
-    assert abs(math.exp(float(criteria.transient_peak)) - 19.378770) <= 1e-6
+    assert abs(float(criteria.transient_peak) - 19.378770) <= 1e-6
+    assert abs(math.exp(float(criteria.log_transient_peak)) - 19.378770) <= 1e-6
+    assert criteria.kreiss_lower_bound <= criteria.transient_peak
     assert int(criteria.transient_time) == 9
     assert abs(float(criteria.kreiss_lower_bound) - 12.52) <= 1e-5
     assert abs(float(criteria.henrici_departure) - 5) <= 1e-7

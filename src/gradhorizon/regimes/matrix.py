@@ -39,7 +39,10 @@ class MatrixCriteria:
         The largest (|z| - 1) ‖(zI - W)⁻¹‖ found on a grid of |z| > 1; some power of W is at
         least this large. Infinite if the spectral radius exceeds 1.
     transient_peak
-        ln max_t ‖W^t‖₂ over t = 0 … 512; at least 0 because t = 0 counts.
+        max_t ‖W^t‖₂ over t = 0 … 512; at least 1 because t = 0 counts, infinite beyond the
+        range of the dtype.
+    log_transient_peak
+        Its logarithm, which has no such limit.
     transient_time
         The t of that peak.
     certified_rate
@@ -53,6 +56,7 @@ class MatrixCriteria:
     henrici_departure: Float[Array, "*batch"]
     kreiss_lower_bound: Float[Array, "*batch"]
     transient_peak: Float[Array, "*batch"]
+    log_transient_peak: Float[Array, "*batch"]
     transient_time: Int[Array, "*batch"]
     certified_rate: Float[Array, "*batch"]
     slope_bound: Float[Array, "*batch"]
@@ -61,7 +65,7 @@ class MatrixCriteria:
     def sentence(self) -> str:
         """What follows from the numbers, in one sentence."""
         radius, rate = float(self.spectral_radius), float(self.certified_rate)
-        peak, time = float(jnp.exp(self.transient_peak)), int(self.transient_time)
+        peak, time = float(self.transient_peak), int(self.transient_time)
         if rate < 0:
             return (
                 f"Vanishing is certain: every step shrinks the gradient at least by "
@@ -85,7 +89,7 @@ class MatrixCriteria:
             ("smallest singular value", self.singular_values[-1]),
             ("Henrici departure", self.henrici_departure),
             ("Kreiss lower bound", self.kreiss_lower_bound),
-            ("largest power, ln", self.transient_peak),
+            ("largest power", self.transient_peak),
             ("certified rate", self.certified_rate),
         ]
         lines = [f"{name:<26}{float(value):12.6g}" for name, value in rows]
@@ -139,7 +143,7 @@ def analyze_matrix(W: Any, *, slope_bound: Any = 1.0) -> MatrixCriteria:
     >>> criteria = gh.analyze_matrix(jnp.array([[0.9, 5.0], [0.0, 0.9]]))
     >>> float(criteria.spectral_radius), int(criteria.transient_time)
     (0.9, 9)
-    >>> round(float(jnp.exp(criteria.transient_peak)), 3)
+    >>> round(float(criteria.transient_peak), 3)
     19.379
     """
     require_no_silent_downcast("W", W)
@@ -164,7 +168,8 @@ def _analyze(matrix: Float[Array, "n n"], slope_bound: Float[Array, ""]) -> Matr
         singular_values=jnp.linalg.svd(matrix, compute_uv=False),
         henrici_departure=bounds.henrici_departure(matrix),
         kreiss_lower_bound=bounds.kreiss(matrix),
-        transient_peak=transient.log_peak,
+        transient_peak=jnp.exp(transient.log_peak),
+        log_transient_peak=transient.log_peak,
         transient_time=transient.time,
         certified_rate=bounds.vanishing_certificate(matrix, slope_bound),
         slope_bound=slope_bound,
