@@ -2,8 +2,11 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from gradhorizon.theory import random_matrix as rm
 
@@ -26,6 +29,25 @@ def test_tables_of_exponents_and_variances():
     assert np.max(np.abs(rm.ginibre_exponent_variances(8) - np.array(VARIANCE_8))) <= 1e-8
     ours = rm.ginibre_exponent_variances(5, complex_entries=True)
     assert np.max(np.abs(ours - np.array(VARIANCE_COMPLEX_5))) <= 1e-8
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_exponents_end_with_those_of_smaller_matrices(n):
+    """λ_k depends on N - k alone, at entry variance 1; they sum to Σ (ln 2 + ψ(k/2))/2."""
+    ours = np.asarray(rm.ginibre_exponents(n, variance=1.0))
+    assert np.max(np.abs(ours - np.array(REAL_8)[-n:])) <= 1e-10
+    exact = np.sum(np.log(2) + special.digamma(np.arange(1, n + 1) / 2)) / 2
+    assert abs(ours.sum() - exact) <= 100 * n * np.finfo(float).eps
+    scaled = np.asarray(rm.ginibre_exponents(n))
+    assert np.max(np.abs(scaled - ours + np.log(n) / 2)) <= 1e-14
+
+
+def test_leading_exponents_at_width_64_and_100():
+    """λ_1 = -.007853186132, -.005016666000 and the gap .007999488164, about 1/(2N)."""
+    first, second = (float(v) for v in rm.ginibre_exponents(64)[:2])
+    assert abs(first + 0.007853186132) <= 1e-12
+    assert abs(first - second - 0.007999488164) <= 1e-12
+    assert abs(float(rm.ginibre_exponents(100)[0]) + 0.005016666) <= 1e-12
 
 
 def test_sum_of_exponents_is_the_mean_log_determinant():
@@ -55,6 +77,29 @@ def test_modulus_laws_have_equal_means_and_a_variance_ratio_of_exactly_d():
     assert abs(float(tied[1].sum()) - 74.2156) <= 5e-5
     assert abs(float(untied[1].sum()) - 7.42156) <= 5e-6
     assert abs(float(tied[0].sum()) + 17.603534) <= 1e-6
+
+
+def test_pooled_second_moment_of_log_moduli():
+    """E ln²|z_k| over k, N = 4, d = 10: entry variance 1 and 1/4."""
+    table = {(True, 1.0): 36.936951, (False, 1.0): 20.238435,
+             (True, None): 49.900849, (False, None): 33.202333}  # fmt: skip
+    for (tied, variance), exact in table.items():
+        mean, spread = rm.log_modulus_moments(4, 10, tied=tied, variance=variance)
+        assert abs(float(jnp.mean(mean**2 + spread)) - exact) <= 1e-6
+
+
+def test_spectral_radius_of_a_single_number():
+    """|z|² is exponential: mean √π/2, variance 1 - π/4."""
+    mean, sd = (float(v) for v in rm.spectral_radius_moments(1))
+    assert abs(mean - np.sqrt(np.pi) / 2) <= 1e-13
+    assert abs(sd - np.sqrt(1 - np.pi / 4)) <= 1e-12
+    assert abs(float(rm.spectral_radius_cdf(0.7, 1)) - (1 - np.exp(-0.49))) <= 1e-15
+    assert float(rm.spectral_radius_cdf(-1.0, 1)) == 0.0
+
+
+@pytest.mark.parametrize(("n", "mean"), [(256, 1.043977), (1024, 1.026550)])
+def test_mean_spectral_radius_of_large_matrices(n, mean):
+    assert abs(float(rm.spectral_radius_moments(n)[0]) - mean) <= 6e-7
 
 
 def test_spectral_radius_law():
@@ -112,6 +157,17 @@ def test_optimal_gains():
         assert abs(float(rm.optimal_gain(n, activation)) - gain) <= 1e-9
 
 
+def test_growth_of_squared_norms():
+    """Means -1.000608191 (N = 10), -.718568066 (N = 100); variance of ln ‖·‖² at N = 50 .108168."""
+    assert abs(float(rm.log_growth_moments(10, "relu")[0]) + 1.000608191) <= 1e-9
+    assert abs(float(rm.log_growth_moments(100, "relu")[0]) + 0.718568066) <= 1e-9
+    assert abs(float(rm.log_growth_moments(50, "relu")[1]) - 0.108168) <= 1e-6
+    mean, variance = (float(v) for v in rm.log_growth_moments(64))
+    growth, sd = (float(v) for v in rm.untied_growth(64, 1))
+    assert abs(mean / 2 - growth) <= 1e-15
+    assert abs(np.sqrt(variance) / 2 - sd) <= 1e-15
+
+
 def test_optimal_gain_keeps_the_mean_log_norm():
     rng = np.random.default_rng(5)
     n, draws = 10, 20_000
@@ -122,6 +178,16 @@ def test_optimal_gain_keeps_the_mean_log_norm():
     keep = (new > 0).any(axis=1) & (h > 0).any(axis=1)
     ratio = np.log(np.sum(new[keep] ** 2, 1) / np.sum(h[keep] ** 2, 1))
     assert abs(ratio.mean()) <= 4 * ratio.std() / np.sqrt(keep.sum())
+
+
+def test_dtypes_and_transforms():
+    one = jnp.float32(1.0)
+    assert rm.ginibre_exponents(4, variance=one).dtype == jnp.float32
+    assert rm.spectral_radius_cdf(one, 4).dtype == jnp.float32
+    assert rm.untied_growth(8, np.arange(3), variance=one)[1].dtype == jnp.float32
+    slope = jax.jit(jax.vmap(jax.grad(lambda v: rm.ginibre_exponents(3, variance=v)[0])))
+    variances = jnp.array([0.5, 2.0])
+    assert np.max(np.abs(slope(variances) - 0.5 / variances)) <= 1e-15
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -16,7 +16,7 @@ from gradhorizon._checks import worded
 from gradhorizon._record import jsonable
 from gradhorizon.cells import Cell, elman, gru, inits, lstm
 from gradhorizon.chain.gradient import generic_profile
-from gradhorizon.chain.jacobian import jacobian_chain
+from gradhorizon.chain.jacobian import JacobianChain, jacobian_chain
 from gradhorizon.regimes._text import steps
 from gradhorizon.regimes.diagnose import Diagnosis, diagnose
 from gradhorizon.regimes.matrix import analyze_matrix
@@ -94,15 +94,25 @@ def run_demo(folder: Path, *, quiet: bool) -> int:
 
 def measure(entry: Entry, key: Any, sequences: Any) -> Result:
     """Diagnose a network on the first sequence and profile its gradient on all of them."""
-    params, h0 = entry.cell.init(key), entry.cell.initial_state()
+    params, h0 = jax.jit(entry.cell.init)(key), entry.cell.initial_state()
     diagnosis = diagnose(entry.cell.step, params, h0, sequences[0], threshold=_THRESHOLD)
 
-    def reach(xs: Any) -> tuple[Any, Any]:
-        by_lag = generic_profile(jacobian_chain(entry.cell.step, params, h0, xs)).by_lag
-        return by_lag, reach_of_profile(by_lag, diagnosis.rate, _THRESHOLD).horizon
+    def matrices(xs: Any) -> Any:
+        return jacobian_chain(entry.cell.step, params, h0, xs).matrices()
 
-    by_lag, horizons = jax.jit(jax.vmap(reach))(sequences)
+    by_lag, horizons = _reach(jax.jit(jax.vmap(matrices))(sequences), diagnosis.rate)
     return Result(entry, diagnosis, np.asarray(by_lag), np.asarray(horizons))
+
+
+@jax.jit
+def _reach(matrices: Any, rate: Any) -> tuple[Any, Any]:
+    """Give profile and horizon of every sequence; compiled once for all networks."""
+
+    def one(chain: Any) -> tuple[Any, Any]:
+        by_lag = generic_profile(JacobianChain.from_matrices(chain)).by_lag
+        return by_lag, reach_of_profile(by_lag, rate, _THRESHOLD).horizon
+
+    return jax.vmap(one)(matrices)
 
 
 def _claim(folder: Path) -> None:

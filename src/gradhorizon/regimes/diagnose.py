@@ -20,7 +20,8 @@ from gradhorizon.chain.gradient import (
     generic_profile,
     require_scalar_loss,
 )
-from gradhorizon.chain.jacobian import JacobianChain, jacobian_chain
+from gradhorizon.chain.jacobian import JacobianChain, finite_steps, jacobian_chain
+from gradhorizon.chain.unroll import status_of
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradhorizon.products.singular import SingularSpectrum, singular_spectrum
 from gradhorizon.regimes.checks import Check, self_checks
@@ -103,7 +104,7 @@ class Diagnosis:
     threshold: float = static()
     length: int = static()
     size: int = static()
-    step: Step = static()
+    step: Step | None = static()
 
     @property
     def regime(self) -> Any:
@@ -201,11 +202,11 @@ def diagnose(
     threshold = require_threshold(threshold)
     chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
     lag = require_integer("lag", max(chain.length, 1) if lag is None else lag, 1)
-    profile = _profile(chain, loss)
-    settle(profile, throw=throw)
-    count = chain.size if chain.size <= _ALL_EXPONENTS else 8
+    first_bad_state = _first_bad_state(chain)
     explicit = _materialized(chain)
-    lyapunov = settle(lyapunov_spectrum(explicit, count, throw=False), throw=throw)
+    profile = _profile(chain, explicit, loss)
+    count = chain.size if chain.size <= _ALL_EXPONENTS else 8
+    lyapunov = lyapunov_spectrum(explicit, count, throw=False)
     singular = singular_spectrum(explicit, lags=_alive_lags(chain.length), throw=False)
     stop = min(chain.length, max(20, chain.length // 10))
     prediction = predict_chain(
@@ -218,9 +219,20 @@ def diagnose(
         lag=lag,
         threshold=threshold,
     )
-    checks = self_checks(chain, profile, lyapunov, singular)
-    parts = (chain, profile, lyapunov, singular, prediction, checks)
-    return settle(_assemble(*parts, step=step, lag=lag, threshold=threshold), throw=throw)
+    checks = self_checks(chain, explicit, profile, lyapunov, singular)
+    parts = (first_bad_state, profile, lyapunov, singular, prediction, checks)
+    sizes = {"length": chain.length, "size": chain.size}
+    diagnosis = _assemble(*parts, lag=lag, threshold=threshold, **sizes)
+    return settle(dataclasses.replace(diagnosis, step=step), throw=throw)
+
+
+def _first_bad_state(chain: JacobianChain) -> Int[Array, ""]:
+    """Give the first t with a non-finite state, -1 if there is none.
+
+    A state can be NaN while all Jacobians are finite, as with a constant NaN.
+    """
+    _, index = status_of(finite_steps(chain), Status.OK)
+    return jnp.where(index < 0, -1, index + 1)
 
 
 def _materialized(chain: JacobianChain) -> JacobianChain:
@@ -234,18 +246,18 @@ def _materialized(chain: JacobianChain) -> JacobianChain:
     return dataclasses.replace(matrices, storage_dtype=chain.storage_dtype)
 
 
-def _profile(chain: JacobianChain, loss: Any) -> GradientProfile:
+def _profile(chain: JacobianChain, explicit: JacobianChain, loss: Any) -> GradientProfile:
     """Follow back the gradient of the loss at the last step, or that of a generic loss."""
     if loss is None:
-        return generic_profile(chain)
+        return generic_profile(explicit)
     require_scalar_loss(chain, loss)
     if chain.length == 0:
-        return generic_profile(chain)
+        return generic_profile(explicit)
     cotangent = final_cotangent(chain, loss=loss)
     if is_concrete(cotangent) and not jnp.any(cotangent != 0):
         remedy = "Use a loss on the output at the last step, or pass loss=None."
         raise ValueError(worded("loss", "depend on the last state", "a zero gradient", remedy))
-    return backpropagate(chain, cotangent, throw=False)
+    return backpropagate(explicit, cotangent, throw=False)
 
 
 def _alive_lags(length: int) -> tuple[int, ...]:
@@ -256,28 +268,29 @@ def _alive_lags(length: int) -> tuple[int, ...]:
     return tuple(sorted({round(float(lag)) for lag in lags}))
 
 
-@compiled(static=("step", "lag", "threshold"))
+@compiled(static=("lag", "threshold", "length", "size"))
 def _assemble(
-    chain: JacobianChain,
+    first_bad_state: Int[Array, ""],
     profile: GradientProfile,
     lyapunov: LyapunovSpectrum,
     singular: SingularSpectrum,
     prediction: Prediction,
     checks: tuple[Check, ...],
     *,
-    step: Step,
     lag: int,
     threshold: float,
+    length: int,
+    size: int,
 ) -> Diagnosis:
-    rate, error = lyapunov.exponents[0], rate_error(lyapunov, chain.length)
+    rate, error = lyapunov.exponents[0], rate_error(lyapunov, length)
     by_lag = profile.by_lag
     reach = reach_of_profile(by_lag, rate, threshold)
-    status, bad = _status(chain, profile, lyapunov)
+    status, bad = _status(length, first_bad_state, profile, lyapunov)
     code = jnp.where(status == int(Status.OK), regime_of_reach(reach, lag), UNDECIDED)
-    name, source = "leading exponent of all steps", f"QR over {chain.length} steps"
+    name, source = "leading exponent of all steps", f"QR over {length} steps"
     settings = {"lag": lag, "threshold": threshold}
     exponent = from_rate(name, "estimate", source, rate, **settings)
-    slope = _slope(by_lag, min(lag, chain.length))
+    slope = _slope(by_lag, min(lag, length))
     source = "one backward pass, exact scale"
     measured = from_rate("measured gradient", "measured", source, slope, **settings)
     measured = dataclasses.replace(measured, code=code.astype(jnp.int32))
@@ -299,22 +312,26 @@ def _assemble(
         first_bad_step=bad,
         lag=lag,
         threshold=threshold,
-        length=chain.length,
-        size=chain.size,
-        step=step,
+        length=length,
+        size=size,
+        step=None,
     )
 
 
 def _status(
-    chain: JacobianChain, profile: GradientProfile, lyapunov: LyapunovSpectrum
+    length: int,
+    first_bad_state: Int[Array, ""],
+    profile: GradientProfile,
+    lyapunov: LyapunovSpectrum,
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
     """Combine the statuses of the parts; only a non-finite or empty run spoils the verdict."""
-    if chain.length == 0:
+    if length == 0:
         return profile.status, profile.first_bad_step
-    nonfinite = int(Status.NONFINITE)
-    bad = (profile.status == nonfinite) | (lyapunov.status == nonfinite)
-    where = jnp.where(profile.first_bad_step >= 0, profile.first_bad_step, lyapunov.first_bad_step)
-    return jnp.where(bad, nonfinite, int(Status.OK)).astype(jnp.int32), where
+    where = first_bad_state
+    for step in (lyapunov.first_bad_step, profile.first_bad_step):
+        where = jnp.where(where >= 0, where, step)
+    status = jnp.where(where >= 0, int(Status.NONFINITE), int(Status.OK))
+    return status.astype(jnp.int32), where
 
 
 def _slope(by_lag: Float[Array, " lags"], lag: int) -> Float[Array, ""]:

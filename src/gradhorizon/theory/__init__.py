@@ -1,6 +1,7 @@
 """Closed forms and quadrature: what theory says, without simulation and without any cell."""
 
 from gradhorizon.theory import bounds as bounds
+from gradhorizon.theory import isometry as isometry
 from gradhorizon.theory import mean_field as mean_field
 from gradhorizon.theory import random_matrix as random_matrix
 from gradhorizon.theory import scalar as scalar

@@ -13,8 +13,9 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from gradhorizon._checks import require_integer, require_positive
+from gradhorizon.theory._dtype import floats
+from gradhorizon.theory._log_product import EULER_GAMMA, centered_cdf
 
-EULER_GAMMA = 0.5772156649015329
 SD_LOG_ABS = math.pi / math.sqrt(8.0)  # of ln|w| for a centered normal w, any variance
 
 
@@ -47,7 +48,29 @@ def mean_log_abs(variance: Any = 1.0) -> Float[Array, ""]:
     -0.635181422731
     """
     require_positive("variance", variance)
-    return (jnp.log(_float(variance)) - EULER_GAMMA - math.log(2.0)) / 2
+    (variance,) = floats(variance)
+    return (jnp.log(variance) - EULER_GAMMA - math.log(2.0)) / 2
+
+
+def var_log_abs() -> Float[Array, ""]:
+    """Give Var ln|w| = π²/8 for a centered normal w of any variance.
+
+    Returns
+    -------
+    Array
+        Nats².
+
+    References
+    ----------
+    Elementary: Var ln χ²_1 = ψ'(1/2) = π²/2.
+
+    Examples
+    --------
+    >>> import gradhorizon as gh
+    >>> round(float(gh.theory.scalar.var_log_abs()), 12)
+    1.233700550136
+    """
+    return jnp.asarray(SD_LOG_ABS**2)
 
 
 def log_product_mean(depth: int, variance: Any = 1.0) -> Float[Array, ""]:
@@ -115,13 +138,58 @@ def log_product_sd(depth: int, *, tied: bool) -> Float[Array, ""]:
     return jnp.asarray((depth if tied else math.sqrt(depth)) * SD_LOG_ABS)
 
 
+def log_product_cdf(value: Any, depth: int, *, variance: Any = 1.0) -> Float[Array, "..."]:
+    """Give P(ln|w_1 w_2 … w_d| ≤ x) for fresh factors, w_i ~ N(0, variance).
+
+    Parameters
+    ----------
+    value
+        x in nats, any shape.
+    depth
+        Number of factors d.
+    variance
+        Variance of each factor.
+
+    Returns
+    -------
+    Array
+        Probabilities, in the shape of `value`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `depth` is not a positive integer or `variance` not positive.
+
+    Notes
+    -----
+    Numerical inversion of the characteristic function, 4096 nodes for each x. The absolute
+    error is rounding, about 1e-14 in float64 and 1e-5 in float32, so tails below that are lost.
+
+    References
+    ----------
+    Gil-Pelaez, Biometrika 38 (1951) 481; Davies, Biometrika 60 (1973) 415, for the error.
+
+    Examples
+    --------
+    One factor exceeds e⁰ = 1 with probability 2 (1 - Φ(1)):
+
+    >>> import gradhorizon as gh
+    >>> round(1 - float(gh.theory.scalar.log_product_cdf(0.0, 1)), 12)
+    0.317310507863
+    """
+    depth = require_integer("depth", depth, 1)
+    require_positive("variance", variance)
+    value, variance = floats(value, variance)
+    return centered_cdf(value - log_product_mean(depth, variance), depth)
+
+
 def balance_probability(
     depth: int, threshold: Any, *, tied: bool, variance: Any = 1.0
 ) -> Float[Array, ""]:
     """Give the chance that the product stays inside [ε, 1/ε].
 
-    Tied: P(ε^(1/d) ≤ |w| ≤ ε^(-1/d)), exact. Untied: the normal approximation of ln|product|
-    (central limit theorem); the exact law is a convolution of d log-χ laws.
+    Tied: P(ε^(1/d) ≤ |w| ≤ ε^(-1/d)). Untied: the law of ln|product| is a convolution of d
+    log-χ laws, found by `log_product_cdf`. Both are exact.
 
     Parameters
     ----------
@@ -146,8 +214,7 @@ def balance_probability(
 
     Notes
     -----
-    Untied: the error of the approximation falls like 1/√d (the skewness of ln|w| is -1.5); use
-    it for d of 10 and more.
+    Absolute error: rounding, untied about 1e-14 in float64 and 1e-5 in float32.
 
     Examples
     --------
@@ -161,41 +228,53 @@ def balance_probability(
     """
     depth = require_integer("depth", depth, 1)
     require_positive("threshold", threshold, below=1.0)
-    width = -jnp.log(_float(threshold))
+    require_positive("variance", variance)
+    threshold, variance = floats(threshold, variance)
+    width = -jnp.log(threshold)
     if tied:
-        scale = jnp.sqrt(_float(variance))
+        scale = jnp.sqrt(variance)
         high, low = jnp.exp(width / depth) / scale, jnp.exp(-width / depth) / scale
         return 2 * (norm.cdf(high) - norm.cdf(low))
-    middle, spread = log_product_mean(depth, variance), log_product_sd(depth, tied=False)
-    return norm.cdf((width - middle) / spread) - norm.cdf((-width - middle) / spread)
+    low, high = log_product_cdf(jnp.stack([-width, width]), depth, variance=variance)
+    return jnp.maximum(high - low, 0)
 
 
-def exploding_probability(variance: Any = 1.0) -> Float[Array, ""]:
-    """Give P(|w^d| > 1) = P(|w| > 1), which does not depend on the depth.
+def exploding_probability(variance: Any = 1.0, *, depth: int = 1) -> Float[Array, ""]:
+    """Give the chance that the product of fresh factors exceeds 1 in modulus.
+
+    A repeated factor has P(|w^d| > 1) = P(|w| > 1) = 2 (1 - Φ(1/√v)) at every depth: take
+    `depth=1` for it.
 
     Parameters
     ----------
     variance
-        Variance of w.
+        Variance v of the factors.
+    depth
+        Number of fresh factors.
 
     Returns
     -------
     Array
-        2 (1 - Φ(1/√v)).
+        A probability; absolute error as in `log_product_cdf`.
 
     Raises
     ------
-    ValueError
-        If `variance` is not positive.
+    TypeError, ValueError
+        If `depth` is not a positive integer or `variance` not positive.
 
     Examples
     --------
     >>> import gradhorizon as gh
-    >>> round(float(gh.theory.scalar.exploding_probability()), 12)
-    0.317310507863
+    >>> chance = gh.theory.scalar.exploding_probability
+    >>> round(float(chance()), 12), round(float(chance(depth=2)), 3)
+    (0.317310507863, 0.209)
     """
+    depth = require_integer("depth", depth, 1)
     require_positive("variance", variance)
-    return 2 * norm.sf(1 / jnp.sqrt(_float(variance)))
+    (variance,) = floats(variance)
+    if depth == 1:
+        return 2 * norm.sf(1 / jnp.sqrt(variance))
+    return 1 - log_product_cdf(0.0, depth, variance=variance)
 
 
 def factor_variance(product_variance: Any, depth: int) -> Float[Array, ""]:
@@ -232,10 +311,5 @@ def factor_variance(product_variance: Any, depth: int) -> Float[Array, ""]:
     2.0
     """
     require_positive("product_variance", product_variance)
-    return _float(product_variance) ** (1 / require_integer("depth", depth, 1))
-
-
-def _float(value: Any) -> Array:
-    """Give a scalar in its own floating dtype, or in the default one."""
-    array = jnp.asarray(value)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    (product_variance,) = floats(product_variance)
+    return product_variance ** (1 / require_integer("depth", depth, 1))
