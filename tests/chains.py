@@ -87,7 +87,13 @@ def exact_log_singular_values(chain):
         common = min(((int(v) & -int(v)).bit_length() - 1 for v in product.ravel() if v), default=0)
         product, scale = product // (1 << common), scale - common
     bits = max(int(v).bit_length() for v in product.ravel())
-    with mpmath.workprec(3 * bits + 200):
-        values = mpmath.svd_r(mpmath.matrix(product.tolist()), compute_uv=False)
-        logs = [float(mpmath.log(v) - scale * mpmath.log(2)) for v in values]
-    return np.array(sorted(logs, reverse=True))
+    precision = 200
+    while True:  # the SVD is accurate relative to the largest value: look at the smallest
+        with mpmath.workprec(precision):
+            values = mpmath.svd_r(mpmath.matrix(product.tolist()), compute_uv=False)
+            least = min(values)
+            spread = mpmath.log(max(values) / least, 2) if least > 0 else mpmath.inf
+            if spread < precision - 100 or precision > 3 * bits:
+                logs = [float(mpmath.log(v) - scale * mpmath.log(2)) for v in values]
+                return np.array(sorted(logs, reverse=True))
+        precision *= 2

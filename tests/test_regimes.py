@@ -96,6 +96,7 @@ def test_checks_pass_on_sound_networks_and_name_their_identity():
     assert len(diagnosis.checks) == 3
     assert all(check.passed for check in diagnosis.checks)
     assert float(diagnosis.checks[0].residual) < 1e-12
+    assert float(diagnosis.checks[0].tolerance) < 1e-8
     assert "self-checks: all 3 passed" in str(diagnosis)
 
 

@@ -24,15 +24,15 @@ def start(n: int, dtype: jnp.dtype) -> RankCap:
     return RankCap(jnp.asarray(n, jnp.int32), jnp.eye(n, dtype=dtype), jnp.ones(n, bool))
 
 
-def extend(bound: RankCap, matrix: Float[Array, "n n"]) -> RankCap:
-    """Multiply from the left by one factor.
+def extend(bound: RankCap, nonzero: Bool[Array, "n n"]) -> RankCap:
+    """Multiply from the left by one factor, given by the places of its non-zero entries.
 
     Three bounds: non-zero rows and columns of the factor, indices through which it can receive
     anything from the factor before, and non-zero rows and columns of the product's pattern.
     """
-    nonzero = matrix != 0
+    dtype = bound.pattern.dtype
     rows, columns = jnp.any(nonzero, axis=1), jnp.any(nonzero, axis=0)
-    pattern = (nonzero.astype(matrix.dtype) @ bound.pattern > 0).astype(matrix.dtype)
+    pattern = (nonzero.astype(dtype) @ bound.pattern > 0).astype(dtype)
     counts = (
         jnp.sum(rows),
         jnp.sum(columns),

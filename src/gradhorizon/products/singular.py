@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from gradhorizon._checks import require_integer, worded
+from gradhorizon._checks import require_integer, require_positive, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
-from gradhorizon._scaled import log_scaled, normalize, shift
+from gradhorizon._scaled import log_scaled
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
@@ -48,7 +48,7 @@ class SingularSpectrum:
     status
         `Status.OK`, `EMPTY`, `NONFINITE`, `UNRESOLVED` or `RANK_DEFICIENT`.
     first_bad_step
-        A step t with a non-finite state or Jacobian, -1 if there is none.
+        The first t with a non-finite state or Jacobian, -1 if there is none.
     """
 
     log_values: Float[Array, "*lags n"]
@@ -66,6 +66,7 @@ class SingularSpectrum:
         Values are sorted, so an unresolved one counts when a resolved one after it is large
         enough: the count is a lower bound, and exact when all are resolved.
         """
+        require_positive("threshold", threshold)
         n = self.log_values.shape[-1]
         large = self.resolved & (self.log_values >= math.log(threshold))
         rank = jnp.arange(1, n + 1, dtype=jnp.int32)
@@ -149,11 +150,11 @@ def _checked(lags: Any, length: int) -> tuple[int, ...]:
 
 @compiled(static=("lags", "single"))
 def _spectrum(chain: JacobianChain, *, lags: tuple[int, ...], single: bool) -> SingularSpectrum:
-    n, dtype = chain.size, chain.dtype
+    n, dtype, copies = chain.size, chain.dtype, 1 + len(_PROBES)
     stops = sorted(set(lags))
     one = _udt.start(n, dtype)
     carry = _Carry(
-        products=jax.tree.map(lambda a: jnp.broadcast_to(a, (7, *a.shape)), one),
+        products=jax.tree.map(lambda a: jnp.broadcast_to(a, (copies, *a.shape)), one),
         rank=_rank.start(n, dtype),
         first_bad_step=jnp.asarray(-1, jnp.int32),
     )
@@ -172,7 +173,7 @@ def _spectrum(chain: JacobianChain, *, lags: tuple[int, ...], single: bool) -> S
     pick = rows[0] if single else rows
     values, bars, resolved, caps, sweeps = (a[pick] for a in (values, bars, resolved, caps, sweeps))
     _, index = status_of(finite_steps(chain), Status.OK)
-    first = jnp.where(index < 0, carry.first_bad_step, index + 1)
+    first = _earliest(carry.first_bad_step, jnp.where(index < 0, -1, index + 1))
     good = first < 0
     nan = jnp.where(good, 0.0, jnp.nan).astype(dtype)
     return SingularSpectrum(
@@ -185,6 +186,12 @@ def _spectrum(chain: JacobianChain, *, lags: tuple[int, ...], single: bool) -> S
         status=_status(resolved, caps, n, good, chain.length),
         first_bad_step=first,
     )
+
+
+def _earliest(one: Int[Array, ""], other: Int[Array, ""]) -> Int[Array, ""]:
+    """Give the smaller of two step numbers, of which -1 means none."""
+    both = (one >= 0) & (other >= 0)
+    return jnp.where(both, jnp.minimum(one, other), jnp.maximum(one, other))
 
 
 def _status(resolved: Array, caps: Array, n: int, good: Array, length: int) -> Int[Array, ""]:
@@ -201,12 +208,13 @@ def _step(chain: JacobianChain, carry: _Carry, s: Int[Array, ""]) -> _Carry:
     t = chain.length - s
     matrix = chain.at(t).matrix().T
     fresh = ~jnp.all(jnp.isfinite(matrix))
-    factors = jnp.concatenate([matrix[None], perturbed(matrix, chain.storage_dtype, t)])
+    scaled, common, nonzero = _udt.prescale(matrix)
+    factors = jnp.concatenate([scaled[None], perturbed(scaled, chain.storage_dtype, t)])
     due = (s > 0) & (s % _udt.REFRESH_EVERY == 0)
     products = lax.cond(due, jax.vmap(_udt.refresh), lambda p: p, carry.products)
     return _Carry(
-        products=jax.vmap(_udt.step)(products, factors),
-        rank=_rank.extend(carry.rank, matrix),
+        products=jax.vmap(_udt.scaled_step, in_axes=(0, 0, None))(products, factors, common),
+        rank=_rank.extend(carry.rank, nonzero),
         first_bad_step=jnp.where(fresh, t, carry.first_bad_step).astype(jnp.int32),
     )
 
@@ -214,16 +222,23 @@ def _step(chain: JacobianChain, carry: _Carry, s: Int[Array, ""]) -> _Carry:
 def perturbed(matrix: Float[Array, "n n"], storage: Any, t: Any) -> Float[Array, "probes n n"]:
     """Give six copies, every entry moved by ± c eps ‖J‖_F/n.
 
-    Dense on purpose: a multiplicative perturbation leaves zeros zero and misses rank loss.
+    Dense on purpose: a multiplicative perturbation leaves zeros zero and misses rank loss. The
+    matrix must be prescaled: near the ends of the range the perturbations would vanish.
     """
     n = matrix.shape[0]
     eps = float(jnp.finfo(storage).eps)
     sizes = jnp.asarray(_PROBES, matrix.dtype) * (eps / n)
+    signs = _signs(t, (len(_PROBES), n, n), matrix.dtype)
+    return matrix[None] + sizes[:, None, None] * jnp.linalg.norm(matrix) * signs
+
+
+def _signs(t: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Draw signs, fixed for each step, one bit each: a float for every sign is slow to draw."""
+    count = math.prod(shape)
     key = jax.random.fold_in(jax.random.key(0), t)
-    signs = jax.random.rademacher(key, (len(_PROBES), n, n), matrix.dtype)
-    scaled, exponent = normalize(matrix)  # squares of entries near 1e300 would overflow
-    size = shift(jnp.linalg.norm(scaled), exponent)
-    return matrix[None] + sizes[:, None, None] * size * signs
+    words = jax.random.bits(key, (-(-count // 32), 1), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
+    return 2 * bits.ravel()[:count].reshape(shape).astype(dtype) - 1
 
 
 def _finish(products: _udt.Udt) -> tuple[Float[Array, "copies n"], Int[Array, ""]]:
@@ -241,7 +256,7 @@ def _resolve(logs: Array, caps: Array, chain: JacobianChain) -> tuple[Array, Arr
     """Turn the scatter of the copies into error bars, and lost digits into NaN."""
     n, eps = chain.size, float(jnp.finfo(chain.storage_dtype).eps)
     values = logs[:, 0]
-    scatter = jnp.max(jnp.abs(logs[:, 1:] - values[:, None]), axis=1)
+    scatter = jnp.max(jnp.abs(logs[:, 1:] - values[:, None]), axis=1, initial=0.0)
     bars = scatter + 4 * eps * jnp.abs(values) + 16 * n * eps
     rank = jnp.arange(n, dtype=jnp.int32)
     beyond = rank[None] >= caps[:, None]
