@@ -40,7 +40,8 @@ def gradients(network, loss):
         states = run_plainly(network, h0=h0, pushes=pushes[1:])
         return loss(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
 
-    return jax.grad(total)(jnp.zeros((network.length + 1, n), real_part(network.h0).dtype))
+    pushes = jnp.zeros((network.length + 1, n), real_part(network.h0).dtype)
+    return jax.jit(jax.grad(total))(pushes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -26,7 +26,7 @@ def jacobian_of_unroll(network):
     def final(vector):
         return real_part(run_plainly(network, h0=with_real_part(network.h0, vector))[-1])
 
-    return jax.jacobian(final)(real_part(network.h0))
+    return jax.jit(jax.jacobian(final))(real_part(network.h0))
 
 
 def bound(matrices, dtype):
