@@ -62,6 +62,7 @@ def environment() -> dict[str, Any]:
 
 def store(name: str, question: str, rows: list[dict[str, Any]]) -> None:
     """Write the results with their environment, and print them as a table."""
+    rows = [{k: None if v != v else v for k, v in row.items()} for row in rows]  # NaN: not measured
     record = {"benchmark": name, "question": question, "rows": rows, "environment": environment()}
     path = RESULTS / f"{name}-{jax.default_backend()}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -45,7 +45,8 @@ def main() -> None:
             "gradient_profile": lambda: ours(xs),
         }
     )
-    plain = np.linalg.norm(np.asarray(result["gradient by pushes on every state"]["value"]), axis=2)
+    pushes = np.asarray(result["gradient by pushes on every state"]["value"], np.float64)
+    plain = np.linalg.norm(pushes, axis=2)
     profile = np.asarray(result["gradient_profile"]["value"])[:, 1:]
     usable = plain > 1e-30  # float32 underflows further back
     error = float(np.max(np.abs(profile - np.log(np.where(usable, plain, 1)))[usable]))
