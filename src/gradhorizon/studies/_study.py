@@ -149,8 +149,8 @@ def gallery(folder: Path, names: tuple[str, ...]) -> str:
 def _section(record: dict[str, Any]) -> str:
     """Compose the section of one study."""
     rows = [
-        f"| {c['name']} | {_number(c['value'])} | {_number(c['expected'])} | "
-        f"{_number(c['tolerance'])} | {'yes' if c['passed'] else '**no**'} | {c['source']} |"
+        f"| {_cell(c['name'])} | {_number(c['value'])} | {_number(c['expected'])} | "
+        f"{_number(c['tolerance'])} | {'yes' if c['passed'] else '**no**'} | {_cell(c['source'])} |"
         for c in record["checks"]
     ]
     name = record["study"]
@@ -167,6 +167,11 @@ def _section(record: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _cell(text: str) -> str:
+    """Escape what would end a cell of a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 def _number(value: Any) -> str:
