@@ -1,6 +1,11 @@
-"""What do all singular values and all-lag norms of a long product cost?"""
+"""What do all singular values and all-lag norms of a long product cost?
 
-from _harness import race, store
+Singular spectra against a plain QR scan on the same given matrices (its sums are not singular
+values), many lags against the longest alone, and all-lag norms against one jacrev per lag.
+"""
+
+from _harness import is_small, race, slope, store
+from _networks import jacobians, step, tanh_network, trajectory
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,39 @@ import numpy as np
 import gradhorizon as gh
 
 QUESTION = "Singular spectrum and all-lag norms, against a plain QR scan and one jacrev per lag"
+SIZES = ((16, 1000, np.float64), (64, 300, np.float64), (64, 300, np.float32))
+SIZES += ((256, 200, np.float64),)
+LAG_SIZES, LAGGED = (32, 64, 128), (64, 320)  # T of the norms at n = 32; n, T of many lags
+SMALL, SMALL_LAG_SIZES, SMALL_LAGGED = ((8, 40, np.float64), (8, 40, np.float32)), (4, 8), (8, 40)
+SCAN, OURS, MANY_LAGS = "plain QR scan", "singular_spectrum", 8
+NAN = float("nan")
+
+
+def gaussian(n, steps):
+    """Draw independent factors, entries of variance 1/n."""
+    return np.random.default_rng(0).normal(size=(steps, n, n)) / np.sqrt(n)
+
+
+def tanh(n, steps):
+    """Give the Jacobians along a chaotic trajectory of the tanh network."""
+    W, h0 = tanh_network(n, 1.5)
+    return np.stack(list(jacobians(W, trajectory(W, h0, steps))))
+
+
+def near_identity(n, steps):
+    """Draw I + 0.02 G, whose product a plain SVD can still resolve."""
+    return np.eye(n) + 0.02 * np.random.default_rng(0).normal(size=(steps, n, n))
+
+
+CHAINS = {"Gaussian": gaussian, "tanh network": tanh, "near identity": near_identity}
+
+
+def by_svd(matrices):
+    """Multiply in float64 and take the SVD: the truth where the product is well conditioned."""
+    product = np.eye(matrices.shape[1])
+    for matrix in np.asarray(matrices, np.float64):
+        product = matrix @ product
+    return np.log(np.linalg.svd(product, compute_uv=False))
 
 
 def qr_scan(matrices):
@@ -18,92 +56,131 @@ def qr_scan(matrices):
         frame, upper = jnp.linalg.qr(matrix @ frame)
         return frame, jnp.log(jnp.abs(jnp.diagonal(upper)))
 
-    return jnp.sum(jax.lax.scan(body, jnp.eye(matrices.shape[1]), matrices)[1], axis=0)
+    start = jnp.eye(matrices.shape[1], dtype=matrices.dtype)
+    return -jnp.sort(-jnp.sum(jax.lax.scan(body, start, matrices)[1], axis=0))
 
 
-def spectra(n, steps):
-    """Compare on the chain I + 0.02 G, whose product a plain SVD can still resolve."""
-    rng = np.random.default_rng(0)
-    matrices = jnp.asarray(np.eye(n) + 0.02 * rng.normal(size=(steps, n, n)))
-    product = np.eye(n)
-    for matrix in np.asarray(matrices):
-        product = matrix @ product
-    exact = np.log(np.linalg.svd(product, compute_uv=False))
-    plain = jax.jit(qr_scan)
-    result = race(
-        {
-            "plain QR scan": lambda: plain(matrices),
-            "singular_spectrum": lambda: gh.singular_spectrum(matrices).log_values,
-            "transition_norms": lambda: gh.transition_norms(matrices),
-        },
-        repeats=3,
-    )
-    base = result["plain QR scan"]["best"]
-    errors = {
-        "plain QR scan": np.sort(np.asarray(result["plain QR scan"]["value"]))[::-1] - exact,
-        "singular_spectrum": np.asarray(result["singular_spectrum"]["value"]) - exact,
-        "transition_norms": np.asarray(result["transition_norms"]["value"])[-1:] - exact[:1],
-    }
+def rows(result, base, problem, errors, bars=(NAN, NAN), *, compiles=True):
+    """Give one row for each contestant; `bars` are the largest bar and the resolved share.
+
+    The first call says something only where it `compiles`, not after a chain of equal shape.
+    """
     return [
         {
-            "n": n,
-            "T": steps,
+            **problem,
             "method": name,
             "seconds": entry["best"],
-            "ratio": entry["best"] / base,
-            "first call": entry["first"],
-            "error": float(np.max(np.abs(errors[name]))),
+            "ratio": entry["best"] / result[base]["best"],
+            "first call": entry["first"] if compiles else NAN,
+            "error": errors.get(name, NAN),
+            "largest error bar": bars[0] if name == OURS else NAN,
+            "resolved": bars[1] if name == OURS else NAN,
+            "slope in T": NAN,
         }
         for name, entry in result.items()
     ]
 
 
-def all_lags(steps, n=16):
+def spectra(name, n, steps, dtype, repeats=3):
+    """Compare time on one chain; error against the SVD where that resolves, else the bars."""
+    given = CHAINS[name](n, steps).astype(dtype)
+    matrices, plain = jnp.asarray(given), jax.jit(qr_scan)
+    result = race(
+        {
+            SCAN: lambda: plain(matrices),
+            OURS: lambda: gh.singular_spectrum(matrices),
+            "transition_norms": lambda: gh.transition_norms(matrices),
+        },
+        repeats,
+    )
+    spectrum, errors = result[OURS]["value"], {}
+    if name == "near identity":
+        exact = by_svd(given)
+        found = {
+            SCAN: result[SCAN]["value"],
+            OURS: spectrum.log_values,
+            "transition_norms": result["transition_norms"]["value"][-1:],
+        }
+        for method, value in found.items():
+            value = np.asarray(value, np.float64)
+            errors[method] = float(np.max(np.abs(value - exact[: value.size])))
+    resolved = np.asarray(spectrum.resolved)
+    largest = float(np.max(np.asarray(spectrum.error_bars)[resolved], initial=0.0))
+    problem = {"chain": name, "dtype": np.dtype(dtype).name, "n": n, "T": steps}
+    bars, compiles = (largest, float(resolved.mean())), name == next(iter(CHAINS))
+    return rows(result, SCAN, problem, errors, bars, compiles=compiles)
+
+
+def many_lags(n, steps):
+    """Time several lags in one pass against the longest lag alone."""
+    matrices = jnp.asarray(gaussian(n, steps))
+    lags = [steps * i // MANY_LAGS for i in range(1, MANY_LAGS + 1)]
+    result = race(
+        {
+            OURS: lambda: gh.singular_spectrum(matrices),
+            f"{OURS}, {MANY_LAGS} lags": lambda: gh.singular_spectrum(matrices, lags=lags),
+        },
+        repeats=3,
+    )
+    alone, many = (np.asarray(entry["value"].log_values) for entry in result.values())
+    errors = {f"{OURS}, {MANY_LAGS} lags": float(np.nanmax(np.abs(many[-1] - alone)))}
+    problem = {"chain": "Gaussian", "dtype": "float64", "n": n, "T": steps}
+    return rows(result, OURS, problem, errors)
+
+
+def all_lags(steps, n):
     """Time all-lag norms against one jacrev per lag, the way a user would get them."""
-    W = jnp.asarray(np.random.default_rng(0).normal(size=(n, n)) / np.sqrt(n))
-    h0 = jnp.zeros(n)
+    W, h0 = (jnp.asarray(a) for a in tanh_network(n, 1.5))
 
     def run(h, length):
-        return jax.lax.scan(lambda h, _: (jnp.tanh(W @ h + 0.1), None), h, None, length=length)[0]
+        return jax.lax.scan(lambda h, _: (step(W, h), None), h, None, length=length)[0]
 
-    states = gh.unroll(lambda W, h, x: jnp.tanh(W @ h + 0.1), W, h0, length=steps).states
+    states = gh.unroll(step, W, h0, length=steps).states
     jacobians = [
         jax.jit(lambda h, k=k: jnp.linalg.norm(jax.jacrev(lambda v: run(v, k))(h), ord=2))
         for k in range(1, steps + 1)
     ]
-    chain = gh.jacobian_chain(lambda W, h, x: jnp.tanh(W @ h + 0.1), W, h0, length=steps)
+    chain = gh.jacobian_chain(step, W, h0, length=steps)
+    one, ours = "one jacrev per lag", "transition_norms, all lags"
     result = race(
         {
-            "one jacrev per lag": lambda: jnp.log(
+            one: lambda: jnp.log(
                 jnp.stack([f(states[steps - k]) for k, f in enumerate(jacobians, start=1)])
             ),
-            "transition_norms": lambda: gh.transition_norms(chain),
+            ours: lambda: gh.transition_norms(chain),
         },
-        repeats=2,
+        repeats=3,
     )
-    exact = np.asarray(result["one jacrev per lag"]["value"])
-    ours = np.asarray(result["transition_norms"]["value"])[1:]
-    usable = np.isfinite(exact)
-    return [
-        {
-            "n": n,
-            "T": steps,
-            "method": f"{name}, all lags",
-            "seconds": entry["best"],
-            "ratio": entry["best"] / result["one jacrev per lag"]["best"],
-            "first call": entry["first"],
-            "error": float(np.max(np.abs(ours - exact)[usable])),
-        }
-        for name, entry in result.items()
-    ]
+    exact = np.asarray(result[one]["value"])
+    error = float(np.max(np.abs(np.asarray(result[ours]["value"])[1:] - exact)))
+    problem = {"chain": "tanh network", "dtype": "float64", "n": n, "T": steps}
+    return rows(result, one, problem, {ours: error})
+
+
+def with_slopes(rows):
+    """Add the power of T that each method's seconds follow."""
+    for name in {row["method"] for row in rows}:
+        mine = [row for row in rows if row["method"] == name]
+        power = slope([row["T"] for row in mine], [row["seconds"] for row in mine])
+        for row in mine:
+            row["slope in T"] = power
+    return rows
 
 
 def main() -> None:
-    """Measure three sizes in float64, and two lengths for all lags."""
+    """Measure three chains and three sizes, several lags, and all lags at three lengths."""
+    small = is_small(__doc__)
     jax.config.update("jax_enable_x64", True)
-    rows = [row for n, steps in ((16, 1000), (64, 300), (128, 100)) for row in spectra(n, steps)]
-    rows += [row for steps in (32, 64) for row in all_lags(steps)]
-    store("long_products", QUESTION, rows)
+    found = [
+        row
+        for n, steps, dtype in (SMALL if small else SIZES)
+        for name in CHAINS
+        for row in spectra(name, n, steps, dtype)
+    ]
+    found += many_lags(*(SMALL_LAGGED if small else LAGGED))
+    lengths, n = (SMALL_LAG_SIZES, 8) if small else (LAG_SIZES, 32)
+    found += with_slopes([row for steps in lengths for row in all_lags(steps, n)])
+    store("long_products", QUESTION, found, small=small)
 
 
 if __name__ == "__main__":

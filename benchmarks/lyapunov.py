@@ -1,110 +1,124 @@
-"""What does a Lyapunov spectrum cost, against what a user would write?"""
+"""What does a full Lyapunov spectrum cost, against lyapax, torch, and what a user would write?
 
-from _harness import race, store
+All start at the same state with the identity as frame. Gain 3 is the hard case: many units are
+saturated, and the frame's condition number grows by 11 to 15 nats per step.
+"""
+
+import contextlib
+
+from _harness import is_small, race, store
+from _networks import (
+    Referee,
+    jacobians,
+    orthogonal,
+    products,
+    qr_loop,
+    step,
+    tanh_network,
+    trajectory,
+)
+from _peers import TorchLoop, lyapax_spectrum, versions
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import gradhorizon as gh
 
-QUESTION = "Full spectrum and leading exponent of a tanh network, against loops and lyapax"
+QUESTION = "Full Lyapunov spectrum of a tanh network: gradhorizon, lyapax, torch, loops, products"
+GAINS = (1.5, 3.0)
+SIZES = ((64, 1000), (256, 200), (512, 64))  # n, T: the slowest takes about 2 s
+SMALL = ((16, 50), (32, 20))
+FLOOR, PEER = "floor: matrix products", "lyapax"
 
 
-def numpy_loop(matrices):
-    """QR at every step in NumPy, on matrices that are already there: the oracle."""
-    frame, total = np.eye(matrices.shape[-1]), 0.0
-    for matrix in matrices:
-        frame, upper = np.linalg.qr(matrix @ frame)
-        total = total + np.log(np.abs(np.diag(upper)))
-    return np.sort(total)[::-1] / len(matrices)
+def ours(steps, every):
+    """Compile the whole way of the package: unroll, linearize, spectrum."""
+
+    def run(W, h0):
+        chain = gh.jacobian_chain(step, W, h0, length=steps)
+        spectrum = gh.lyapunov_spectrum(chain, orthonormalize_every=every)
+        return spectrum.exponents, chain.final
+
+    return jax.jit(run)
 
 
-def jax_loop(step, h0, steps):
-    """What a JAX user writes: jacfwd, product and QR inside a scan."""
+def naive(steps):
+    """Compile what a JAX user writes: jacfwd, product and QR inside a scan."""
 
-    def body(carry, _):
-        h, frame = carry
-        frame, upper = jnp.linalg.qr(jax.jacfwd(step)(h) @ frame)
-        return (step(h), frame), jnp.log(jnp.abs(jnp.diagonal(upper)))
+    def run(W, h0):
+        def body(carry, _):
+            h, frame = carry
+            frame, upper = jnp.linalg.qr(jax.jacfwd(lambda v: step(W, v))(h) @ frame)
+            h = step(W, h)
+            return (h, frame), (jnp.log(jnp.abs(jnp.diagonal(upper))), h)
 
-    return jax.lax.scan(body, (h0, jnp.eye(len(h0))), None, length=steps)[1].mean(0)
+        _, (logs, states) = jax.lax.scan(body, (h0, jnp.eye(len(h0))), None, length=steps)
+        return logs.mean(0), states
 
-
-def lyapax_run(step, steps, k):
-    """The peer package, jitted by the caller; None where it is not installed."""
-    try:
-        import lyapax
-    except ImportError:
-        return None
-    return jax.jit(
-        lambda h: lyapax.lyapunov_spectrum(step, h, 1.0, steps, k=k, renorm_every=1).exponents
-    )
+    return jax.jit(run)
 
 
-def measure(n, steps):
-    """Measure one size; exponents of all methods are compared with the NumPy loop."""
-    rng = np.random.default_rng(0)
-    cell = gh.cells.elman(n, 0)
-    params = {"W": jnp.asarray(3 * rng.normal(size=(n, n)) / np.sqrt(n)), "b": jnp.zeros(n)}
-    h0 = jnp.asarray(np.tanh(rng.normal(size=n)))
-    h0 = gh.unroll(cell.step, params, h0, length=500).states[-1]
-    matrices = np.asarray(gh.jacobian_chain(cell.step, params, h0, length=steps).matrices())
-
-    def step(h):
-        return cell.step(params, h, None)
-
-    def ours(k):
-        return jax.jit(
-            lambda h: (
-                gh.lyapunov_spectrum(
-                    gh.jacobian_chain(cell.step, params, h, length=steps), k
-                ).exponents
-            )
-        )
-
-    product = jax.jit(
-        lambda a: jax.lax.scan(lambda f, _: (a @ f / 3.0, None), a, None, length=steps)[0]
-    )
-    naive, full, leading = jax.jit(lambda h: jax_loop(step, h, steps)), ours(None), ours(1)
-    contestants = {
-        "numpy QR loop": lambda: numpy_loop(matrices),
-        "naive jax loop": lambda: naive(h0),
-        "gradhorizon, all": lambda: full(h0),
-        "gradhorizon, k = 1": lambda: leading(h0),
-        "floor: matrix products": lambda: product(params["W"]),
+def measure(n, gain, steps, *, with_torch):
+    """Race all contestants on one network."""
+    W, h0 = tanh_network(n, gain)
+    at, states = (jnp.asarray(W), jnp.asarray(h0)), trajectory(W, h0, steps)
+    given = list(jacobians(W, states))
+    A, floor, peer = orthogonal(n), products(steps), lyapax_spectrum(steps, n)
+    compiled = {
+        "gradhorizon": ours(steps, "auto"),
+        "gradhorizon, orthonormalize_every=1": ours(steps, 1),
+        "naive JAX": naive(steps),
     }
-    for k in (n, 1):
-        peer = lyapax_run(step, steps, k)
-        if peer is not None:
-            contestants[f"lyapax, k = {k}"] = lambda peer=peer: peer(h0)
-    result = race(contestants, repeats=3)
-    oracle, floor = result["numpy QR loop"]["value"], result["floor: matrix products"]["best"]
-    rows = []
-    for name, entry in result.items():
-        error = float("nan")
-        if not name.startswith(("lyapax", "floor")):
-            value = np.sort(np.asarray(entry["value"]))[::-1]
-            error = float(np.max(np.abs(value - oracle[: value.size])))
-        rows.append(
-            {
-                "n": n,
-                "T": steps,
-                "method": name,
-                "seconds": entry["best"],
-                "in matrix products": entry["best"] / floor,
-                "first call": entry["first"],
-                "error": error,
-            }
-        )
-    return rows
+    if peer is not None:
+        compiled[PEER] = peer
+    contestants = {name: lambda run=run: run(*at) for name, run in compiled.items()}
+    contestants["numpy QR loop, matrices given"] = lambda: (qr_loop(given), states)
+    contestants[FLOOR] = lambda: floor(A, A)
+    with TorchLoop(W, h0, steps) if with_torch else contextlib.nullcontext() as torch_loop:
+        if torch_loop is not None:
+            contestants["torch"] = torch_loop
+        result = race(contestants, repeats=3)
+        if torch_loop is not None:
+            result["torch"]["value"] = result["torch"]["value"], torch_loop.states
+    return table(result, W, states, {"n": n, "gain": gain, "T": steps})
+
+
+def table(result, W, states, problem):
+    """Give one row for each contestant, judged on its own trajectory."""
+    referee = Referee(W)
+    rounding = referee.learn(states)
+    differences = {
+        name: referee.judge(*entry["value"])
+        for name, entry in result.items()
+        if not name.startswith("floor")
+    }
+    floor = result[FLOOR]["best"]
+    peer = result[PEER]["best"] if PEER in result else float("nan")
+    return [
+        {
+            **problem,
+            "method": name,
+            "seconds": entry["best"],
+            "in floors": entry["best"] / floor,
+            "ratio to lyapax": entry["best"] / peer,
+            "first call": entry["first"],
+            "largest difference": differences.get(name, float("nan")),
+            "rounding of the oracle": rounding,
+        }
+        for name, entry in result.items()
+    ]
 
 
 def main() -> None:
-    """Measure three sizes in float64."""
+    """Measure three sizes and two gains in float64."""
+    small = is_small(__doc__)
     jax.config.update("jax_enable_x64", True)
-    rows = [row for n, steps in ((32, 1000), (64, 1000), (256, 200)) for row in measure(n, steps)]
-    store("lyapunov", QUESTION, rows)
+    peers = versions("lyapax", "torch")
+    rows = []
+    for n, steps in SMALL if small else SIZES:
+        for gain in GAINS:
+            rows += measure(n, gain, steps, with_torch="torch" in peers)
+    store("lyapunov", QUESTION, rows, small=small, peers=peers)
 
 
 if __name__ == "__main__":

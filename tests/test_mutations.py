@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import gradhorizon as gh
-from gradhorizon.chain import jacobian
-from gradhorizon.products import _udt, lyapunov, singular
+from gradhorizon.chain import _sweep, jacobian
+from gradhorizon.chain._links import Link, StepLinks
+from gradhorizon.products import _flag, _lu, _stratified, _udt
 
 STEPS, N = 6, 4
 
@@ -83,93 +84,115 @@ CHECKS = (
 
 
 def time_reversed(monkeypatch):
-    original = jacobian.run
+    original = jacobian._assemble
 
-    def backwards(step, problem, *, tied):
-        flipped = jax.tree.map(lambda a: a[::-1], problem.xs)
-        return original(step, problem._replace(xs=flipped), tied=tied)
+    def backwards(links, shared, state, layers, xs, length, *, keep):
+        flipped = jax.tree.map(lambda a: a[::-1], xs)
+        return original(links, shared, state, layers, flipped, length, keep=keep)
 
-    monkeypatch.setattr(jacobian, "run", backwards)
+    monkeypatch.setattr(jacobian, "_assemble", backwards)
+
+
+def rechained(monkeypatch, change):
+    """Let `jacobian_chain` give a chain that was tampered with, linearized where it says."""
+    original = jacobian.jacobian_chain
+
+    def tampered(*args, **kwargs):
+        chain = original(*args, **kwargs)
+        return dataclasses.replace(chain, items=change(chain), residuals=None)
+
+    monkeypatch.setattr(gh, "jacobian_chain", tampered)
+    monkeypatch.setattr("gradhorizon.chain.gradient.jacobian_chain", tampered)
 
 
 def chain_reversed(monkeypatch):
-    original = jacobian.jacobian_chain
-
-    def backwards(*args, **kwargs):
-        chain = original(*args, **kwargs)
-        return dataclasses.replace(chain, items=jax.tree.map(lambda a: a[::-1], chain.items))
-
-    monkeypatch.setattr(gh, "jacobian_chain", backwards)
-    monkeypatch.setattr("gradhorizon.chain.gradient.jacobian_chain", backwards)
-
-
-def jacobian_transposed(monkeypatch):
-    original = jacobian._StepLinks.__call__
-
-    def transposed(self, shared, item):
-        link = original(self, shared, item)
-        return jacobian.Link(lambda: link.matrix().T, link.pull, link.push)
-
-    monkeypatch.setattr(jacobian._StepLinks, "__call__", transposed)
+    rechained(monkeypatch, lambda chain: jax.tree.map(lambda a: a[::-1], chain.items))
 
 
 def state_off_by_one(monkeypatch):
-    original = jacobian.jacobian_chain
-
-    def late(*args, **kwargs):
-        chain = original(*args, **kwargs)
+    def late(chain):
         points, *rest = chain.items
-        shifted = jnp.concatenate([points[1:], chain.final[None]])
-        return dataclasses.replace(chain, items=(shifted, *rest))
+        return (jnp.concatenate([points[1:], chain.final[None]]), *rest)
 
-    monkeypatch.setattr(gh, "jacobian_chain", late)
-    monkeypatch.setattr("gradhorizon.chain.gradient.jacobian_chain", late)
+    rechained(monkeypatch, late)
+
+
+def residuals_of_another_step(monkeypatch):
+    original = _sweep.unrolled
+
+    def shifted(*args, **kwargs):
+        stored = original(*args, **kwargs)
+        return stored._replace(
+            residuals=jax.tree.map(lambda a: jnp.roll(a, 1, 0), stored.residuals)
+        )
+
+    monkeypatch.setattr(jacobian, "unrolled", shifted)
+
+
+def jacobian_transposed(monkeypatch):
+    original = StepLinks.of
+
+    def transposed(self, derivative):
+        link = original(self, derivative)
+        return Link(lambda: link.matrix().T, link.pull, link.push)
+
+    monkeypatch.setattr(StepLinks, "of", transposed)
 
 
 def frame_never_updated(monkeypatch):
-    original = lyapunov._orthonormalize
+    original = _flag.pivoted_lu
 
-    def frozen(sums, block):
-        new = original(sums, block)
-        return new._replace(frame=jnp.eye(*sums.frame.shape, dtype=sums.frame.dtype))
+    def frozen(matrix):
+        frame, upper, places = original(matrix)
+        return jnp.eye(*frame.shape, dtype=frame.dtype), upper, places
 
-    monkeypatch.setattr(lyapunov, "_orthonormalize", frozen)
+    monkeypatch.setattr(_flag, "pivoted_lu", frozen)
 
 
 def column_norms_for_diag_r(monkeypatch):
-    original = lyapunov.positive_qr
+    original = _flag.pivoted_lu
 
     def norms(matrix):
-        frame, _ = original(matrix)
-        return frame, jnp.diag(jnp.linalg.norm(matrix, axis=0))
+        frame, _, places = original(matrix)
+        return frame, jnp.diag(jnp.linalg.norm(matrix, axis=0)), places
 
-    monkeypatch.setattr(lyapunov, "positive_qr", norms)
+    monkeypatch.setattr(_flag, "pivoted_lu", norms)
+
+
+def windows_not_closed(monkeypatch):
+    """Pivots of LU taken for diag R of QR."""
+    monkeypatch.setattr(_flag, "_close_window", lambda now: now._replace(window=now.window + 1))
 
 
 def right_factor_never_updated(monkeypatch):
-    monkeypatch.setattr(_udt, "update_right", lambda ratios, right: right)
+    monkeypatch.setattr(_udt, "update_right", lambda mixing, right: right)
 
 
-def right_factor_not_permuted(monkeypatch):
-    def forgetful(product, order):
-        return product._replace(mantissa=product.mantissa[order], exponent=product.exponent[order])
+def left_factor_in_the_wrong_row_order(monkeypatch):
+    original = _lu.pivoted_lu
 
-    monkeypatch.setattr(_udt, "permute_right", forgetful)
+    def unpermuted(matrix):
+        left, upper, places = original(matrix)
+        return jnp.take_along_axis(left, places[..., None], axis=-2), upper, places
+
+    monkeypatch.setattr(_lu, "pivoted_lu", unpermuted)
 
 
 def scales_not_in_the_ratios(monkeypatch):
-    original = _udt.scaled_ratios
+    original = _udt.ratios
 
-    def plain(upper, mantissa, exponent):
-        return original(upper, jnp.full_like(mantissa, 0.5), jnp.zeros_like(exponent))
+    def plain(upper, mantissa, exponent, new, powers):
+        pivots = jnp.diagonal(upper, axis1=-2, axis2=-1)
+        ones, zeros = jnp.ones_like(mantissa), jnp.zeros_like(exponent)
+        return original(upper, ones, zeros, pivots, zeros)
 
-    monkeypatch.setattr(_udt, "scaled_ratios", plain)
+    monkeypatch.setattr(_udt, "ratios", plain)
 
 
 def factors_not_transposed(monkeypatch):
-    original = singular.perturbed
+    original = _stratified._multiply
     monkeypatch.setattr(
-        singular, "perturbed", lambda matrix, storage, t: original(matrix.T, storage, t)
+        _stratified, "_multiply", lambda now, matrix, *rest: original(now, matrix.T, *rest)
     )
 
 
@@ -178,10 +201,12 @@ MUTATIONS = {
     chain_reversed: {"product_is_derivative", "profile_is_gradient", "growth_is_diag_r"},
     jacobian_transposed: {"product_is_derivative", "profile_is_gradient", "growth_is_diag_r"},
     state_off_by_one: {"product_is_derivative", "profile_is_gradient", "growth_is_diag_r"},
+    residuals_of_another_step: {"product_is_derivative", "profile_is_gradient", "growth_is_diag_r"},
     frame_never_updated: {"growth_is_diag_r"},
     column_norms_for_diag_r: {"growth_is_diag_r"},
+    windows_not_closed: {"growth_is_diag_r"},
     right_factor_never_updated: {"singular_values_are_those_of_the_product"},
-    right_factor_not_permuted: {"singular_values_are_those_of_the_product"},
+    left_factor_in_the_wrong_row_order: {"singular_values_are_those_of_the_product"},
     scales_not_in_the_ratios: {"singular_values_are_those_of_the_product"},
     factors_not_transposed: {"singular_values_are_those_of_the_product"},
 }

@@ -9,7 +9,7 @@ import pytest
 
 import gradhorizon as gh
 from chains import KINDS, dyadic, exact_log_singular_values, generic
-from gradhorizon.products._jacobi import log_singular_values, tournament
+from gradhorizon.products._jacobi import Half, log_singular_values, move_on
 
 EPS = np.finfo(float).eps
 
@@ -213,18 +213,26 @@ def test_bad_lags():
 
 @pytest.mark.parametrize("n", [2, 4, 6, 10])
 def test_tournament_pairs_everybody_once(n):
-    pairs = {
-        frozenset((int(a), int(b)))
-        for first, second in zip(*tournament(n), strict=True)
-        for a, b in zip(first, second, strict=True)
-    }
-    assert len(pairs) == n * (n - 1) // 2
-    for first, second in zip(*tournament(n), strict=True):
-        assert sorted([*first.tolist(), *second.tolist()]) == list(range(n))
+    players = jnp.arange(n, dtype=jnp.int32)
+    half = n // 2
+    top, bottom = (
+        Half(jnp.zeros((half, 1)), jnp.zeros(half), part)
+        for part in (players[:half], players[half:])
+    )
+    met = set()
+    for _ in range(n - 1):
+        pairs = {
+            frozenset(p) for p in zip(top.exponent.tolist(), bottom.exponent.tolist(), strict=True)
+        }
+        assert not met & pairs
+        met |= pairs
+        top, bottom = move_on(top, bottom)
+    assert len(met) == n * (n - 1) // 2
+    assert top.exponent.tolist() == list(range(half))
 
 
 def test_jacobi_on_a_graded_matrix_where_bidiagonal_svd_fails():
-    """X diag(2^e) with e over ±400: relative accuracy, against mpmath."""
+    """diag(2^e) X with e over ±400: relative accuracy, against mpmath."""
     import mpmath
 
     rng = np.random.default_rng(0)
@@ -234,7 +242,49 @@ def test_jacobi_on_a_graded_matrix_where_bidiagonal_svd_fails():
     )
     ours = np.sort(np.log(np.asarray(m)) + np.asarray(exponent) * math.log(2.0))[::-1]
     with mpmath.workprec(6000):
-        scaled = mpmath.matrix([[mpmath.ldexp(mpmath.mpf(x), int(k)) for x, k in
-                                 zip(row, e, strict=True)] for row in X])  # fmt: skip
+        scaled = mpmath.matrix(
+            [
+                [mpmath.ldexp(mpmath.mpf(x), int(k)) for x in row]
+                for row, k in zip(X, e, strict=True)
+            ]
+        )
         exact = np.array([float(mpmath.log(v)) for v in mpmath.svd_r(scaled, compute_uv=False)])
     assert np.max(np.abs(ours - np.sort(exact)[::-1])) <= 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_segments_joined_in_a_tree_equal_the_sequential_product(kind):
+    chain = generic(kind, n=6, steps=41)
+    exact = exact_log_singular_values(chain)
+    for segments in (1, 3, 8):
+        spectrum = gh.singular_spectrum(chain, segments=segments)
+        resolved = np.asarray(spectrum.resolved)
+        assert resolved.all()
+        assert np.all(np.abs(spectrum.log_values - exact) <= np.asarray(spectrum.error_bars))
+
+
+def test_segments_keep_rank_status_and_bad_steps():
+    shift = np.broadcast_to(np.eye(6, k=1), (4, 6, 6))
+    for segments in (2, 3):
+        spectrum = gh.singular_spectrum(shift, segments=segments)
+        assert np.max(np.abs(spectrum.log_values[:2])) <= 10 * EPS
+        assert np.all(np.isneginf(spectrum.log_values[2:]))
+        assert spectrum.rank_cap == 2
+    chain, exact = dyadic(16, 300)
+    spectrum = gh.singular_spectrum(chain, segments=7)
+    assert np.max(np.abs(spectrum.log_values - exact)) <= 1e-11
+    broken = chain.copy()
+    broken[[40, 200]] = np.nan
+    spectrum = gh.singular_spectrum(broken, segments=7, throw=False)
+    assert spectrum.status == gh.Status.NONFINITE
+    assert spectrum.first_bad_step == 41
+    assert np.all(np.isnan(spectrum.log_values))
+
+
+def test_segments_that_make_no_sense_are_refused():
+    chain = generic("gaussian", n=3, steps=10)
+    with pytest.raises(ValueError, match=r"`segments` must come without `lags`. Received 2."):
+        gh.singular_spectrum(chain, lags=[3], segments=2)
+    for segments in (0, 11):
+        with pytest.raises(ValueError, match="`segments` must lie between 1 and 10"):
+            gh.singular_spectrum(chain, segments=segments)

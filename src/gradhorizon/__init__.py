@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gradhorizon.chain.unroll import unroll as unroll
     from gradhorizon.products.lyapunov import LyapunovSpectrum as LyapunovSpectrum
     from gradhorizon.products.lyapunov import lyapunov_spectrum as lyapunov_spectrum
+    from gradhorizon.products.sensitivity import LyapunovGradient as LyapunovGradient
+    from gradhorizon.products.sensitivity import lyapunov_gradient as lyapunov_gradient
     from gradhorizon.products.singular import SingularSpectrum as SingularSpectrum
     from gradhorizon.products.singular import singular_spectrum as singular_spectrum
     from gradhorizon.products.transition import transition_norms as transition_norms
@@ -54,6 +56,8 @@ _HOME = {
     "SingularSpectrum": "products.singular",
     "lyapunov_spectrum": "products.lyapunov",
     "LyapunovSpectrum": "products.lyapunov",
+    "lyapunov_gradient": "products.sensitivity",
+    "LyapunovGradient": "products.sensitivity",
     "transition_norms": "products.transition",
     "Regime": "regimes.regime",
     "Criterion": "regimes.criteria",

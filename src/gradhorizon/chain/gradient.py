@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from gradhorizon._checks import describe, require_finite, require_no_silent_downcast, worded
@@ -18,7 +17,9 @@ from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
 from gradhorizon._scaled import ZERO_EXPONENT, log_scaled, normalize, shift
 from gradhorizon.chain._contract import Step
+from gradhorizon.chain._links import StepLinks
 from gradhorizon.chain._outcome import settle
+from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps, jacobian_chain
 from gradhorizon.chain.unroll import status_of
 
@@ -129,10 +130,12 @@ def require_scalar_loss(chain: JacobianChain, loss: Any) -> None:
 
 def _loss_of(chain: JacobianChain, loss: Callable[[Any], Any], points: Any = None) -> Any:
     """Evaluate the loss on h_1 … h_T, taken from the chain or given as vectors."""
+    chain = chain.dense()
+    assert isinstance(chain.links, StepLinks)
     if points is None:
         points = later_points(chain)
     auxiliary = chain.items[1]
-    space = chain.links.space  # pyright: ignore[reportFunctionMemberAccess]
+    space = chain.links.space
     if auxiliary:  # the auxiliary part of h_t is needed at t = 1 … T: shift by one step
         auxiliary = jax.tree.map(lambda a: jnp.concatenate([a[1:], a[-1:]]), auxiliary)
     return loss(jax.vmap(space.unravel)(points, auxiliary))
@@ -141,7 +144,7 @@ def _loss_of(chain: JacobianChain, loss: Callable[[Any], Any], points: Any = Non
 def later_points(chain: JacobianChain) -> Float[Array, "T n"]:
     """Give h_1 … h_T as vectors."""
     assert chain.final is not None
-    return jnp.concatenate([chain.items[0][1:], chain.final[None]])
+    return jnp.concatenate([chain.dense().items[0][1:], chain.final[None]])
 
 
 @compiled(static=("loss",))
@@ -248,9 +251,8 @@ def pull_back(
     if explicit is not None:
         sources = jnp.concatenate([jnp.zeros_like(explicit[:1]), explicit[:-1]])
 
-    def body(carry: tuple[Array, Array], inputs: tuple[Any, Any]) -> Any:
-        item, source = inputs
-        adjoint = chain.link(item).pull(carry[0])
+    def body(carry: tuple[Array, Array], link: Any, source: Any) -> Any:
+        adjoint = link.pull(carry[0])
         new, exponent = normalize(adjoint)
         exponent = jnp.where(jnp.max(jnp.abs(new)) == 0, ZERO_EXPONENT, exponent + carry[1])
         if source is not None:
@@ -258,7 +260,7 @@ def pull_back(
         return (new, exponent), (*_sizes(new, exponent), jnp.all(jnp.isfinite(new)))
 
     start, exponent = normalize(coframe)
-    _, rest = lax.scan(body, (start, exponent), (chain.items, sources), reverse=True)
+    _, rest = sweep(chain, body, (start, exponent), sources, reverse=True)
     *sizes, finite = rest
     norms, largest = (
         jnp.concatenate([a, b[None]]) for a, b in zip(sizes, _sizes(start, exponent), strict=True)

@@ -7,13 +7,11 @@ newest factor on the left.
 
 import dataclasses
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from gradhorizon._checks import describe, is_concrete, require_finite, worded
@@ -21,67 +19,11 @@ from gradhorizon._checks import require_no_silent_downcast as _no_downcast
 from gradhorizon._compiled import compiled
 from gradhorizon._record import record, static
 from gradhorizon.chain._contract import PrecisionWarning, Step, check_problem
-from gradhorizon.chain._state import StateSpace
-from gradhorizon.chain.unroll import run
+from gradhorizon.chain._links import Link, MatrixLinks, StepLinks
+from gradhorizon.chain._sweep import advanced, choose_stride, first_of, sweep, unrolled
 
 MODES = ("auto", "forward", "reverse")
 _LIMIT = 2 * 2**30  # bytes that `matrices` allocates unless told otherwise
-
-
-class Link(NamedTuple):
-    """One linear map of a chain: J as a matrix, as a push of frames, as a pull of coframes."""
-
-    matrix: Callable[[], Float[Array, "n n"]]
-    push: Callable[[Float[Array, "n k"]], Float[Array, "n k"]]
-    pull: Callable[[Float[Array, "n k"]], Float[Array, "n k"]]
-
-
-class _MatrixLinks(NamedTuple):
-    """The links of a chain given as matrices."""
-
-    mode: str = "matrices"
-    tied: bool = False
-
-    def __call__(self, shared: Any, item: Float[Array, "n n"]) -> Link:
-        del shared
-        return Link(lambda: item, lambda frame: item @ frame, lambda coframe: item.T @ coframe)
-
-
-@dataclasses.dataclass(frozen=True)
-class _StepLinks:
-    """The links of a chain linearized from a step function."""
-
-    step: Step
-    space: StateSpace
-    tied: bool
-    mode: str  # "forward" or "reverse": how the matrix is made
-    transposable: bool  # whether the other direction exists too
-
-    def __call__(self, shared: Any, item: tuple[Any, ...]) -> Link:
-        point, auxiliary, layer, x = item
-        params = shared if self.tied else layer
-
-        def flow(vector: Array) -> Array:
-            state = self.space.unravel(vector, auxiliary)
-            return self.space.ravel(self.step(params, state, x))[0]
-
-        make = jax.jacfwd if self.mode == "forward" else jax.jacrev
-
-        def matrix() -> Array:
-            return make(flow)(point)
-
-        def push(frame: Array) -> Array:
-            if self.mode == "reverse":
-                return matrix() @ frame
-            return jax.vmap(jax.linearize(flow, point)[1], in_axes=1, out_axes=1)(frame)
-
-        def pull(coframe: Array) -> Array:
-            if not self.transposable:
-                return matrix().T @ coframe
-            back = jax.vjp(flow, point)[1]
-            return jax.vmap(lambda column: back(column)[0], in_axes=1, out_axes=1)(coframe)
-
-        return Link(matrix, push, pull)
 
 
 @record
@@ -93,14 +35,21 @@ class JacobianChain:
     Attributes
     ----------
     items
-        What each link is built from, with a leading time axis of T entries: the matrices, or
-        linearization point, auxiliary state, untied parameters and input of every step.
+        What each link is built from, with a leading time axis: the matrices, or linearization
+        point, auxiliary state, untied parameters and input of every step. Points and auxiliary
+        states are those of every `stride`-th step only.
+    residuals
+        The constants of the derivative of every step, or None where they are computed again.
     shared
         What all links share: the tied parameters, or None.
     final
         h_T as a vector, or None for a chain given as matrices.
+    finite
+        For a chain linearized from a step, whether h_1 … h_T are finite, shape (T,).
     links
-        Builds a `Link` from ``(shared, item)``.
+        Builds a `Link` from the items.
+    stride
+        Steps between two kept states: 1, or more for a chain too long to keep them all.
     length
         T.
     size
@@ -112,9 +61,12 @@ class JacobianChain:
     """
 
     items: PyTree
+    residuals: PyTree
     shared: PyTree
     final: Float[Array, "*batch n"] | None
-    links: Callable[[Any, Any], Link] = static()
+    finite: Bool[Array, "*batch T"] | None
+    links: MatrixLinks | StepLinks = static()
+    stride: int = static()
     length: int = static()
     size: int = static()
     dtype: np.dtype = static()
@@ -177,9 +129,12 @@ class JacobianChain:
             stack = stack.astype(jnp.float32)
         return JacobianChain(
             items=stack,
+            residuals=None,
             shared=None,
             final=None,
-            links=_MatrixLinks(),
+            finite=None,
+            links=MatrixLinks(),
+            stride=1,
             length=stack.shape[0],
             size=stack.shape[1],
             dtype=np.dtype(stack.dtype),
@@ -189,28 +144,62 @@ class JacobianChain:
     @property
     def mode(self) -> str:
         """How matrices are made: "forward", "reverse", or "matrices" when they were given."""
-        return self.links.mode  # pyright: ignore[reportFunctionMemberAccess]
+        return self.links.mode
 
     @property
     def tied(self) -> bool:
         """Whether one set of parameters acts at every step."""
-        return self.links.tied  # pyright: ignore[reportFunctionMemberAccess]
+        return self.links.tied
 
     def link(self, item: Any) -> Link:
-        """Build the linear map of one step from its slice of `items`, for use inside a scan."""
-        return self.links(self.shared, item)
+        """Build the linear map of one step from its items, linearizing the step there."""
+        if isinstance(self.links, MatrixLinks):
+            return self.links.link(item)
+        return self.links.of(self.links.differentiate(self.shared, item)[2])
 
-    def at(self, t: Any) -> Link:
-        """Build the linear map J_t, t = 1 … T; `t` may be traced."""
-        return self.link(jax.tree.map(lambda a: a[t - 1], self.items))
+    def at(self, t: int) -> Link:
+        """Build the linear map J_t, t = 1 … T."""
+        return self.link(jax.tree.map(lambda a: a[0], self.segment(t - 1, t).dense().items))
 
     def segment(self, start: int, stop: int) -> "JacobianChain":
         """Cut out the steps start + 1 … stop, whose product is Φ(stop, start)."""
-        cut = jax.tree.map(lambda a: a[start:stop], self.items)
-        final = self.final
-        if final is not None and stop < self.length:
-            final = self.items[0][stop]
-        return dataclasses.replace(self, items=cut, length=stop - start, final=final)
+        if (start, stop) == (0, self.length):
+            return self
+        if self.stride > 1:
+            return self._again(start, stop, keep=True)
+        items, residuals, finite = jax.tree.map(
+            lambda a: a[start:stop], (self.items, self.residuals, self.finite)
+        )
+        final = self.final if stop == self.length or self.final is None else self.items[0][stop]
+        return dataclasses.replace(
+            self,
+            items=items,
+            residuals=residuals,
+            finite=finite,
+            final=final,
+            length=stop - start,
+        )
+
+    def dense(self) -> "JacobianChain":
+        """Give the chain with the state of every step in `items`; O(T n) memory."""
+        return self if self.stride == 1 else self._again(0, self.length, keep=False)
+
+    def _again(self, start: int, stop: int, *, keep: bool) -> "JacobianChain":
+        """Run a sparse chain again from the last kept state before `start`."""
+        assert isinstance(self.links, StepLinks)
+        points, auxiliary, layers, xs = self.items
+        kept = start // self.stride
+        state = jax.tree.map(lambda a: a[kept], (points, auxiliary))
+        first = kept * self.stride
+
+        def between(low: int, high: int) -> Any:
+            return jax.tree.map(lambda a: a[low:high], (layers, xs))
+
+        state = advanced(
+            self.shared, state, *between(first, start), links=self.links, length=start - first
+        )
+        layers, xs = between(start, stop)
+        return _assemble(self.links, self.shared, state, layers, xs, stop - start, keep=keep)
 
     def matrices(self, *, limit_bytes: int = _LIMIT) -> Float[Array, "T n n"]:
         """Materialize all step Jacobians.
@@ -254,7 +243,9 @@ class JacobianChain:
 def _matrices(chain: JacobianChain) -> Float[Array, "T n n"]:
     if chain.mode == "matrices":
         return chain.items
-    return lax.map(lambda item: chain.link(item).matrix(), chain.items)
+    if chain.length == 0:
+        return jnp.zeros((0, chain.size, chain.size), chain.dtype)
+    return sweep(chain, lambda c, link, _: (c, link.matrix()), None)[1]
 
 
 def jacobian_chain(
@@ -318,41 +309,56 @@ def jacobian_chain(
     if mode not in MODES:
         raise ValueError(worded("mode", f"be one of {', '.join(MODES)}", repr(mode)))
     problem = check_problem(step, params, h0, xs, length, tied=tied)
-    states = run(step, problem, tied=tied).states
-    points, auxiliary = jax.vmap(problem.space.ravel)(states)
-    earlier = jax.tree.map(lambda a: a[:-1], (points, auxiliary))
-    items = (*earlier, None if tied else problem.params, problem.xs)
-    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), items)
-    shared = problem.params if tied else None
-    links = _resolve(_StepLinks(step, problem.space, tied, mode, True), shared, first)
+    shared, layers = (problem.params, None) if tied else (None, problem.params)
+    state = problem.space.ravel(problem.h0)
+    links = StepLinks(step, problem.space, tied, mode, True)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), (shared, state))
+    links = _resolve(links, like[0], (*like[1], *first_of((layers, problem.xs))))
+    return _assemble(links, shared, state, layers, problem.xs, problem.length, keep=True)
+
+
+def _assemble(
+    links: StepLinks, shared: Any, state: Any, layers: Any, xs: Any, length: int, *, keep: bool
+) -> JacobianChain:
+    """Unroll from a state ``(vector, auxiliary)`` and keep what fits; all states if not `keep`."""
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), (shared, state))
+    item = (*like[1], *first_of((layers, xs)))
+    stride = choose_stride(links, like[0], item, length) if keep else 1
+    settings = {"links": links, "length": length, "stride": stride, "keep": keep}
+    stored = unrolled(shared, state, layers, xs, **settings)
     return JacobianChain(
-        items=items,
+        items=(stored.points, stored.auxiliary, layers, xs),
+        residuals=stored.residuals,
         shared=shared,
-        final=points[-1],
+        final=stored.final,
+        finite=stored.finite,
         links=links,
-        length=problem.length,
-        size=problem.space.size,
-        dtype=problem.space.dtype,
-        storage_dtype=problem.space.storage_dtype,
+        stride=stride,
+        length=length,
+        size=links.space.size,
+        dtype=links.space.dtype,
+        storage_dtype=links.space.storage_dtype,
     )
 
 
-def _resolve(links: _StepLinks, shared: Any, item: Any) -> _StepLinks:
+def _resolve(links: StepLinks, shared: Any, item: Any) -> StepLinks:
     """Find out once, by abstract evaluation, which directions of differentiation exist."""
 
-    def works(mode: str) -> Exception | None:
+    def obstacle(mode: str) -> Exception | None:
         trial = dataclasses.replace(links, mode=mode)
         try:
-            jax.eval_shape(lambda s, i: trial(s, i).matrix(), shared, item)
+            jax.eval_shape(
+                lambda s, i: trial.of(trial.differentiate(s, i)[2]).matrix(), shared, item
+            )
         except (TypeError, ValueError, NotImplementedError) as error:
             return error
         return None
 
     if links.mode == "reverse":
         return links
-    obstacle = works("forward")
-    if obstacle is None:
-        return dataclasses.replace(links, mode="forward", transposable=works("reverse") is None)
+    forward = obstacle("forward")
+    if forward is None:
+        return dataclasses.replace(links, mode="forward", transposable=obstacle("reverse") is None)
     if links.mode == "forward":
         text = worded(
             "mode",
@@ -360,18 +366,15 @@ def _resolve(links: _StepLinks, shared: Any, item: Any) -> _StepLinks:
             "'forward'",
             "Pass mode='reverse'.",
         )
-        raise TypeError(text) from obstacle
+        raise TypeError(text) from forward
     return dataclasses.replace(links, mode="reverse")
 
 
 def finite_steps(chain: JacobianChain) -> Bool[Array, " T"]:
     """Say for every step t = 1 … T whether its matrix, or its state h_t, is finite."""
-    if chain.mode == "matrices":
+    if chain.finite is None:
         return jnp.all(jnp.isfinite(chain.items), axis=(1, 2))
-    points = chain.items[0][1:]
-    if chain.final is not None and chain.length:
-        points = jnp.concatenate([points, chain.final[None]])
-    return jnp.all(jnp.isfinite(points), axis=1)
+    return chain.finite
 
 
 def as_chain(chain: Any, *, throw: bool) -> JacobianChain:

@@ -1,10 +1,12 @@
-"""QR with a positive diagonal, the one factorization all products here are built on."""
+"""QR with a positive diagonal: the factorization where orthogonality itself is wanted."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def positive_qr(matrix: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Float[Array, "k k"]]:
+def positive_qr(
+    matrix: Float[Array, "*batch n k"],
+) -> tuple[Float[Array, "*batch n k"], Float[Array, "*batch k k"]]:
     """Factorize A = Q R by Householder reflections, without pivoting, with R_ii ≥ 0.
 
     The positive diagonal makes the factorization unique, hence continuous and comparable
@@ -12,5 +14,5 @@ def positive_qr(matrix: Float[Array, "n k"]) -> tuple[Float[Array, "n k"], Float
     where they exist.
     """
     q, r = jnp.linalg.qr(matrix)
-    sign = jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0).astype(matrix.dtype)
-    return q * sign[None, :], r * sign[:, None]
+    sign = jnp.where(jnp.diagonal(r, axis1=-2, axis2=-1) < 0, -1.0, 1.0).astype(matrix.dtype)
+    return q * sign[..., None, :], r * sign[..., None]

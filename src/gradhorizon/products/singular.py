@@ -6,24 +6,18 @@ one pass over the longest lag gives all shorter ones.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from gradhorizon._checks import require_integer, require_positive, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
-from gradhorizon._scaled import log_scaled
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
-from gradhorizon.products import _jacobi, _rank, _udt
-
-_PROBES = (16.0, 16.0, 16.0, 16.0, 256.0, 256.0)  # sizes of the perturbations, in eps ‖J‖_F/n
-_UNRESOLVED = 0.1  # nats; a wider bar means that no digit is known
+from gradhorizon.products import _probes, _segments, _stratified
 
 
 @record
@@ -74,16 +68,12 @@ class SingularSpectrum:
         return jnp.max(jnp.where(large, rank, 0), axis=-1)
 
 
-class _Carry(NamedTuple):
-    """The product and its perturbed copies, stacked; the rank bound; the first bad step."""
-
-    products: _udt.Udt
-    rank: _rank.RankCap
-    first_bad_step: Int[Array, ""]
-
-
 def singular_spectrum(
-    chain: Any, *, lags: Sequence[int] | None = None, throw: bool = True
+    chain: Any,
+    *,
+    lags: Sequence[int] | None = None,
+    segments: int | None = None,
+    throw: bool = True,
 ) -> SingularSpectrum:
     """Compute all ln σ_i(Φ(T, T-k)), however long the chain and wide the range.
 
@@ -94,6 +84,10 @@ def singular_spectrum(
     lags
         The lags k, integers in 0 … T; one row of the result each, in the order given. None
         means the whole chain, k = T, without the leading axis.
+    segments
+        Cut the chain into this many segments, multiply within all of them at once, and join
+        them pairwise: depth T/segments + log₂(segments) instead of T, for accelerators. On CPU
+        it only costs more. Not together with `lags`. None means one after the other.
     throw
         Raise when a NaN or infinity appears; otherwise the record's status says so.
 
@@ -107,18 +101,20 @@ def singular_spectrum(
     TypeError
         If a lag is not an integer.
     ValueError
-        If a lag lies outside 0 … T, or there is none.
+        If a lag lies outside 0 … T, or there is none; if `segments` lies outside 1 … T, or comes
+        together with `lags`.
     NumericalError
         If ``throw`` and a NaN or infinity appears on the way.
 
     Notes
     -----
-    Method: graded QR with exact power-of-two scales, refreshed every ten steps, and one-sided
-    Jacobi at the end. The error bars come from six copies of the chain, perturbed at the
-    rounding level of the dtype it was stored in; a rank between two unresolved ones is
-    unresolved too, since lost values shift their neighbors. Cost per step: seven QR and
-    fourteen matrix products of n × n; memory O(n²) beyond the chain. Not differentiable in
-    reverse mode: differentiate the exponents of `lyapunov_spectrum`.
+    Method: graded factorization by LU with exact power-of-two scales, column sorting and
+    refresh, and one-sided Jacobi at the end. The error bars come from two copies of the chain,
+    perturbed at 256 times the rounding of the dtype it was stored in; a rank between two
+    unresolved ones is unresolved too, since lost values shift their neighbors. Cost per step:
+    one LU and two products of n × n, for each copy one product and an LU every few steps; about
+    twice a scan that only does QR. Memory O(n²) beyond the chain. Not differentiable in reverse
+    mode: differentiate the exponents of `lyapunov_spectrum`.
 
     References
     ----------
@@ -136,7 +132,13 @@ def singular_spectrum(
     """
     chain = as_chain(chain, throw=throw)
     wanted = (chain.length,) if lags is None else _checked(lags, chain.length)
-    return settle(_spectrum(chain, lags=wanted, single=lags is None), throw=throw)
+    if segments is not None:
+        if lags is not None:
+            text = worded("segments", "come without `lags`", segments, "Drop one of them.")
+            raise ValueError(text)
+        segments = require_integer("segments", segments, 1, max(chain.length, 1))
+    single = lags is None
+    return settle(_spectrum(chain, lags=wanted, single=single, segments=segments), throw=throw)
 
 
 def _checked(lags: Any, length: int) -> tuple[int, ...]:
@@ -148,32 +150,25 @@ def _checked(lags: Any, length: int) -> tuple[int, ...]:
     return tuple(require_integer(f"lags[{i}]", k, 0, length) for i, k in enumerate(lags))
 
 
-@compiled(static=("lags", "single"))
-def _spectrum(chain: JacobianChain, *, lags: tuple[int, ...], single: bool) -> SingularSpectrum:
-    n, dtype, copies = chain.size, chain.dtype, 1 + len(_PROBES)
-    stops = sorted(set(lags))
-    one = _udt.start(n, dtype)
-    carry = _Carry(
-        products=jax.tree.map(lambda a: jnp.broadcast_to(a, (copies, *a.shape)), one),
-        rank=_rank.start(n, dtype),
-        first_bad_step=jnp.asarray(-1, jnp.int32),
-    )
-
-    def advance(carry: _Carry, span: Any) -> Any:
-        first, last = span
-        if chain.length:
-            carry = lax.fori_loop(first, last, lambda s, c: _step(chain, c, s), carry)
-        return carry, (*_finish(carry.products), carry.rank.cap)
-
-    stop = jnp.asarray(stops, jnp.int32)
-    begin = jnp.asarray([0, *stops[:-1]], jnp.int32)
-    carry, (logs, sweeps, caps) = lax.scan(advance, carry, (begin, stop))
-    values, bars, resolved = _resolve(logs, caps, chain)
+@compiled(static=("lags", "single", "segments"))
+def _spectrum(
+    chain: JacobianChain, *, lags: tuple[int, ...], single: bool, segments: int | None
+) -> SingularSpectrum:
+    n, dtype = chain.size, chain.dtype
+    stops = tuple(sorted(set(lags)))
+    if segments is None or chain.length == 0:
+        passage = _stratified.follow(chain, stops)
+    else:
+        passage = _segments.follow(chain, segments)
+    result, bad_step = passage.result, passage.first_bad_step
+    eps = float(jnp.finfo(chain.storage_dtype).eps)
+    values, bars, resolved = _probes.resolve(result.logs, result.caps, eps)
     rows = jnp.asarray([stops.index(k) for k in lags], jnp.int32)
     pick = rows[0] if single else rows
-    values, bars, resolved, caps, sweeps = (a[pick] for a in (values, bars, resolved, caps, sweeps))
+    everything = (values, bars, resolved, result.caps, result.sweeps)
+    values, bars, resolved, caps, sweeps = (a[pick] for a in everything)
     _, index = status_of(finite_steps(chain), Status.OK)
-    first = _earliest(carry.first_bad_step, jnp.where(index < 0, -1, index + 1))
+    first = _earliest(bad_step, jnp.where(index < 0, -1, index + 1))
     good = first < 0
     nan = jnp.where(good, 0.0, jnp.nan).astype(dtype)
     return SingularSpectrum(
@@ -201,69 +196,3 @@ def _status(resolved: Array, caps: Array, n: int, good: Array, length: int) -> I
     full = jnp.where(jnp.all(caps == n), int(Status.OK), int(Status.RANK_DEFICIENT))
     known = jnp.where(jnp.all(resolved), full, int(Status.UNRESOLVED))
     return jnp.where(good, known, int(Status.NONFINITE)).astype(jnp.int32)
-
-
-def _step(chain: JacobianChain, carry: _Carry, s: Int[Array, ""]) -> _Carry:
-    """Multiply by J_{T-s}ᵀ from the left: the product itself and its perturbed copies."""
-    t = chain.length - s
-    matrix = chain.at(t).matrix().T
-    fresh = ~jnp.all(jnp.isfinite(matrix))
-    scaled, common, nonzero = _udt.prescale(matrix)
-    factors = jnp.concatenate([scaled[None], perturbed(scaled, chain.storage_dtype, t)])
-    due = (s > 0) & (s % _udt.REFRESH_EVERY == 0)
-    products = lax.cond(due, jax.vmap(_udt.refresh), lambda p: p, carry.products)
-    return _Carry(
-        products=jax.vmap(_udt.scaled_step, in_axes=(0, 0, None))(products, factors, common),
-        rank=_rank.extend(carry.rank, nonzero),
-        first_bad_step=jnp.where(fresh, t, carry.first_bad_step).astype(jnp.int32),
-    )
-
-
-def perturbed(matrix: Float[Array, "n n"], storage: Any, t: Any) -> Float[Array, "probes n n"]:
-    """Give six copies, every entry moved by ± c eps ‖J‖_F/n.
-
-    Dense on purpose: a multiplicative perturbation leaves zeros zero and misses rank loss. The
-    matrix must be prescaled: near the ends of the range the perturbations would vanish.
-    """
-    n = matrix.shape[0]
-    eps = float(jnp.finfo(storage).eps)
-    sizes = jnp.asarray(_PROBES, matrix.dtype) * (eps / n)
-    signs = _signs(t, (len(_PROBES), n, n), matrix.dtype)
-    return matrix[None] + sizes[:, None, None] * jnp.linalg.norm(matrix) * signs
-
-
-def _signs(t: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Draw signs, fixed for each step, one bit each: a float for every sign is slow to draw."""
-    count = math.prod(shape)
-    key = jax.random.fold_in(jax.random.key(0), t)
-    words = jax.random.bits(key, (-(-count // 32), 1), jnp.uint32)
-    bits = (words >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
-    return 2 * bits.ravel()[:count].reshape(shape).astype(dtype) - 1
-
-
-def _finish(products: _udt.Udt) -> tuple[Float[Array, "copies n"], Int[Array, ""]]:
-    """Give the sorted ln σ_i of every copy, and the sweeps of the first."""
-
-    def one(product: _udt.Udt) -> tuple[Array, Array]:
-        mantissa, exponent, sweeps = _jacobi.log_singular_values(*_udt.graded_columns(product))
-        return -jnp.sort(-log_scaled(mantissa, exponent)), sweeps
-
-    logs, sweeps = jax.vmap(one)(products)
-    return logs, sweeps[0]
-
-
-def _resolve(logs: Array, caps: Array, chain: JacobianChain) -> tuple[Array, Array, Array]:
-    """Turn the scatter of the copies into error bars, and lost digits into NaN."""
-    n, eps = chain.size, float(jnp.finfo(chain.storage_dtype).eps)
-    values = logs[:, 0]
-    scatter = jnp.max(jnp.abs(logs[:, 1:] - values[:, None]), axis=1, initial=0.0)
-    bars = scatter + 4 * eps * jnp.abs(values) + 16 * n * eps
-    rank = jnp.arange(n, dtype=jnp.int32)
-    beyond = rank[None] >= caps[:, None]
-    lost = ~beyond & ~(bars <= _UNRESOLVED)
-    from_above = jnp.cumsum(lost, axis=1) > 0
-    from_below = jnp.cumsum(lost[:, ::-1], axis=1)[:, ::-1] > 0
-    lost = from_above & from_below & ~beyond
-    values = jnp.where(beyond, -jnp.inf, jnp.where(lost, jnp.nan, values))
-    bars = jnp.where(beyond, 0, jnp.where(lost, jnp.inf, bars))
-    return values, bars, ~lost

@@ -11,6 +11,7 @@ from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
 from gradhorizon._scaled import LN2, shift
 from gradhorizon.chain._outcome import settle
+from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
 from gradhorizon.products import _udt
@@ -52,7 +53,7 @@ def transition_norms(chain: Any, *, throw: bool = True) -> Float[Array, " lags"]
 
     Notes
     -----
-    Linear in T: per step one QR, two matrix products and one symmetric eigenvalue problem of
+    Linear in T: per step one LU, four matrix products and one symmetric eigenvalue problem of
     n × n. The product is kept as U diag(d) V with exact scales, because a rescaled product
     loses its largest value where growth in one direction is later undone.
 
@@ -70,10 +71,13 @@ def transition_norms(chain: Any, *, throw: bool = True) -> Float[Array, " lags"]
 @compiled
 def _norms(chain: JacobianChain) -> _Norms:
     n, dtype = chain.size, chain.dtype
+    if chain.length == 0:
+        empty = jnp.asarray(int(Status.EMPTY), jnp.int32)
+        return _Norms(jnp.zeros(1, dtype), empty, jnp.asarray(-1, jnp.int32))
 
-    def body(carry: tuple[_udt.Udt, Array], item: Any) -> tuple[tuple[_udt.Udt, Array], Any]:
+    def body(carry: tuple[_udt.Udt, Array], link: Any, _: None) -> Any:
         product, count = carry
-        matrix = chain.link(item).matrix().T
+        matrix = link.matrix().T
         due = (count > 0) & (count % _udt.REFRESH_EVERY == 0)
         product = lax.cond(due, _udt.refresh, lambda p: p, product)
         product = _udt.step(product, matrix)
@@ -81,7 +85,7 @@ def _norms(chain: JacobianChain) -> _Norms:
         return (product, count + 1), (_log_norm(product), finite)
 
     start = (_udt.start(n, dtype), jnp.asarray(0, jnp.int32))
-    _, (later, finite) = lax.scan(body, start, chain.items, reverse=True)
+    _, (later, finite) = sweep(chain, body, start, reverse=True)
     logs = jnp.concatenate([later, jnp.zeros(1, dtype)])[::-1]
     status, index = status_of(finite & finite_steps(chain), Status.OK)
     logs = jnp.where(index < 0, logs, jnp.nan)
@@ -89,13 +93,14 @@ def _norms(chain: JacobianChain) -> _Norms:
 
 
 def _log_norm(product: _udt.Udt) -> Float[Array, ""]:
-    """Give ln ‖diag(d) V‖₂ from the largest eigenvalue of its Gram matrix.
+    """Give ln ‖U diag(d) V‖₂ from the largest eigenvalue of its Gram matrix.
 
-    Squaring loses small singular values, not the largest one.
+    Neither the one product nor the square loses anything of the largest singular value.
     """
     top = jnp.max(product.exponent)
-    rows = shift(product.mantissa, product.exponent - top)[:, None] * product.right
-    largest = jnp.linalg.eigvalsh(rows @ rows.T)[-1]
+    scales = shift(product.mantissa, product.exponent - top)
+    whole = (product.left * scales[None]) @ product.right
+    largest = jnp.linalg.eigvalsh(whole @ whole.T)[-1]
     size = jax.nn.relu(largest)
     logs = 0.5 * jnp.log(size) + top.astype(size.dtype) * LN2
     return jnp.where(size > 0, logs, -jnp.inf)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from gradhorizon._compiled import compiled
 from gradhorizon._record import record, static
+from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.gradient import GradientProfile
 from gradhorizon.chain.jacobian import JacobianChain
 from gradhorizon.products.lyapunov import LyapunovSpectrum
@@ -70,20 +71,17 @@ def _chain_is_gradient(segment: JacobianChain, explicit: JacobianChain) -> Check
     n, dtype = segment.size, segment.dtype
     eps = float(jnp.finfo(dtype).eps)
     cotangent = jnp.cos(jnp.arange(1, n + 1).astype(dtype))
-    pulled, _ = lax.scan(
-        lambda u, item: (segment.link(item).pull(u), None),
-        cotangent[:, None],
-        segment.items,
-        reverse=True,
+    pulled, _ = sweep(
+        segment, lambda u, link, _: (link.pull(u), None), cotangent[:, None], reverse=True
     )
     through = _vjp_of_unroll(segment, cotangent)
     scale = jnp.maximum(jnp.linalg.norm(through), jnp.finfo(dtype).tiny)
     residual = jnp.linalg.norm(pulled[:, 0] - through) / scale
     # each step rounds relative to the product of norms, which may exceed the norm of the product
-    worst, _ = lax.scan(
-        lambda size, item: (size * jnp.linalg.norm(explicit.link(item).matrix(), ord=2), None),
+    worst, _ = sweep(
+        explicit,
+        lambda size, link, _: (size * jnp.linalg.norm(link.matrix(), ord=2), None),
         jnp.linalg.norm(cotangent),
-        explicit.items,
     )
     tolerance = 10 * eps * n * max(segment.length, 1) * jnp.maximum(worst / scale, 1)
     return Check(residual, tolerance.astype(dtype), "chain product against jax.vjp of the unroll")
@@ -92,7 +90,7 @@ def _chain_is_gradient(segment: JacobianChain, explicit: JacobianChain) -> Check
 def _vjp_of_unroll(segment: JacobianChain, cotangent: Array) -> Array:
     """Differentiate the composed steps as automatic differentiation sees them."""
     links: Any = segment.links
-    points, auxiliary, layers, xs = segment.items
+    points, auxiliary, layers, xs = segment.dense().items
     first = jax.tree.map(lambda a: a[0], (points, auxiliary))
 
     def network(vector: Array) -> Array:

@@ -189,7 +189,7 @@ def at_mean_state(chain: JacobianChain, *, lag: Any, threshold: float) -> Criter
         late = leaf[leaf.shape[0] // 2 :]
         return jnp.mean(late, axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[-1]
 
-    jacobian = chain.link(jax.tree.map(middle, chain.items)).matrix()
+    jacobian = chain.link(jax.tree.map(middle, chain.dense().items)).matrix()
     radius = jnp.max(jnp.abs(jnp.linalg.eigvals(jacobian)))
     return criterion(
         "spectral radius at the mean state",

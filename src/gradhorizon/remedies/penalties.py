@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from gradhorizon._checks import describe, is_concrete, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._scaled import normalize, shift
+from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain, as_chain
 from gradhorizon.products.lyapunov import lyapunov_spectrum
 
@@ -124,20 +125,21 @@ def _with_states_held(chain: JacobianChain) -> JacobianChain:
     """Cut the derivative through the linearization points; a chain of matrices has none."""
     if chain.mode == "matrices":
         return chain
-    point, auxiliary, layer, x = chain.items
-    return dataclasses.replace(chain, items=(lax.stop_gradient(point), auxiliary, layer, x))
+    chain = chain.dense()
+    point, *rest = chain.items
+    return dataclasses.replace(chain, items=(lax.stop_gradient(point), *rest), residuals=None)
 
 
 @compiled
 def _omega(chain: JacobianChain, cotangent: Float[Array, " n"]) -> Float[Array, ""]:
-    def body(carry: tuple[Array, Array], item: Any) -> tuple[tuple[Array, Array], None]:
+    def body(carry: tuple[Array, Array], link: Any, _: None) -> tuple[tuple[Array, Array], None]:
         adjoint, total = carry
-        pulled = chain.link(item).pull(lax.stop_gradient(adjoint)[:, None])[:, 0]
+        pulled = link.pull(lax.stop_gradient(adjoint)[:, None])[:, 0]
         size = _norm(pulled)
         return (pulled / jnp.where(size > 0, size, 1), total + jnp.square(size - 1)), None
 
     initial = (cotangent / _norm(cotangent), jnp.zeros((), chain.dtype))
-    (_, total), _ = lax.scan(body, initial, chain.items, reverse=True)
+    (_, total), _ = sweep(chain, body, initial, reverse=True)
     return total
 
 

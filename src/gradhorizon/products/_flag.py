@@ -1,0 +1,257 @@
+"""A frame pushed along a chain, factorized before it loses digits: growth of nested volumes.
+
+The frame B_t = J_t L_{t-1} spans a flag of subspaces. Between two factorizations its condition
+grows like the spread of the growth factors, e^((λ_1 - λ_k) m) on average over m steps, and the
+digits of the slowest directions drown in the rounding of the fastest. What a factorization after
+m steps costs can be read off it: pivot i came from a row whose entries were up to r_i, so that
+rounding changed its logarithm by about eps r_i/pivot_i. (Rows are the right measure: a unit that
+saturates makes its whole row small, rounding errors included, and nothing is lost.) The interval
+follows this estimate, extrapolated by the widest spread per step seen lately. Where a spread
+jumps all the same, as at a nearly singular J_t, the group of steps is run again with a
+factorization at every step; every group starts from a factorized frame.
+
+Factorizations are LU (see `_lu`). Only where a sum is read off, at the end of a window, the
+frame's own QR factor is added: Σ ln|diag R| of QR = Σ ln|pivots| of LU + ln|diag of the R of L|.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from gradhorizon.chain._sweep import sweep_groups
+from gradhorizon.chain.jacobian import JacobianChain
+from gradhorizon.products._lu import pivoted_lu
+
+_GROUP = 12  # steps, about; beyond that a factorization costs little next to the products
+_FORGET = 0.8  # how much of the widest spread per step is remembered at the next factorization
+_ROOM = {64: 1e100, 32: 1e12}  # largest and smallest size of a frame between factorizations
+_SLACK = 2.0  # a group is run again when its loss passes the intended one by this factor
+_SMALL = 32  # below this size the determinant is taken at every step: it costs little
+_SAMPLE = 32  # else in every 32nd block
+
+
+class Schedule(NamedTuple):
+    """When to factorize, and where the windows of the sums end (static).
+
+    Attributes
+    ----------
+    ends
+        The last step (counted from 1) of the burn-in and of each window, ascending.
+    every
+        Steps between two factorizations; None to follow the spread.
+    sample
+        The determinant is taken in every `sample`-th block.
+    """
+
+    ends: tuple[int, ...]
+    every: int | None
+    sample: int
+
+
+class Passage(NamedTuple):
+    """What one pass over the chain accumulates."""
+
+    rows: Float[Array, "k n"]  # the frame transposed: the memory order of LAPACK, no copies
+    logs: Float[Array, "windows k"]
+    offset: Float[Array, " k"]  # ln diag of the frame's own R at the last window's end
+    losses: Float[Array, " k"]  # Σ over blocks of (largest entry in the row of pivot i)/pivot i
+    avoidable: Float[Array, " k"]  # the same over blocks of more than one step
+    worst: Float[Array, ""]  # the largest loss per step over the longer blocks of a group
+    spread: Float[Array, ""]  # the widest ln(max pivot/min pivot) per step seen lately
+    relief: Float[Array, ""]  # how far ln(largest loss) stays below the spread of its block
+    since: Int[Array, ""]  # steps since the last factorization
+    interval: Int[Array, ""]
+    factorizations: Int[Array, ""]
+    window: Int[Array, ""]
+    step: Int[Array, ""]
+    rank_cap: Int[Array, ""]
+    block_det: Float[Array, ""]  # Σ ln|det J| over the block at hand, where sampled
+    det_gap: Float[Array, ""]  # Σ over sampled blocks of ln|det R| - Σ ln|det J|
+    det_steps: Int[Array, ""]
+    first_bad_step: Int[Array, ""]
+
+
+def schedule(
+    length: int, size: int, *, burn_in: int, every: int | None, windows: int | None
+) -> Schedule:
+    """Cut the steps after the burn-in into windows, whole multiples of a fixed interval."""
+    steps = length - burn_in
+    group = every or 1
+    groups = max(steps // group, 1)
+    count = min(32, max(steps // 32, 4)) if windows is None else windows
+    count = max(1, min(count, groups))
+    inner = [burn_in + group * (groups * (i + 1) // count) for i in range(count - 1)]
+    full = every is not None or size < _SMALL
+    return Schedule((burn_in, *inner, length), every, 1 if full else _SAMPLE)
+
+
+def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> Passage:
+    """Push a frame through the whole chain."""
+    n, k = frame.shape
+    dtype = chain.dtype
+    zero, count = jnp.zeros((), dtype), jnp.asarray(0, jnp.int32)
+    ends = jnp.asarray(np.asarray(plan.ends), jnp.int32)
+    start = Passage(
+        rows=frame.T,
+        logs=jnp.zeros((len(plan.ends), k), dtype),
+        offset=jnp.zeros(k, dtype),
+        losses=jnp.zeros(k, dtype),
+        avoidable=jnp.zeros(k, dtype),
+        worst=zero,
+        spread=zero,
+        relief=zero,
+        since=count,
+        interval=count + (plan.every or 1),
+        factorizations=count,
+        window=jnp.asarray(1 if plan.ends[0] == 0 else 0, jnp.int32),
+        step=count,
+        rank_cap=count + n,
+        block_det=zero,
+        det_gap=zero,
+        det_steps=count,
+        first_bad_step=count - 1,
+    )
+    full, room = k == n, _ROOM[jnp.finfo(dtype).bits]
+
+    def inner(now: Passage, link: Any, last: Any) -> Passage:
+        now, size = _push(now, link, full=full, sample=plan.sample)
+        ending = now.step == ends[now.window]
+        due = ending | (now.since >= now.interval)
+        if plan.every is None:
+            due = due | last | (size > room) | (size < 1 / room)
+
+        def factorized(now: Passage) -> Passage:
+            return lax.cond(ending, _close_window, lambda p: p, _factorize(now, plan))
+
+        return lax.cond(due, factorized, lambda p: p, now)
+
+    def group(now: Passage, walk: Any) -> Passage:
+        return walk(inner, now)
+
+    def careful_group(now: Passage, walk: Any) -> Passage:
+        def attempt(best: Passage, again: Any) -> tuple[Passage, None]:
+            lost = best.worst > _SLACK * _tolerable(n, dtype)
+            careful = now._replace(interval=jnp.where(again, 1, now.interval), worst=zero)
+            return lax.cond(~again | lost, lambda: walk(inner, careful), lambda: best), None
+
+        return lax.scan(attempt, now, jnp.asarray([False, True]))[0]
+
+    return sweep_groups(chain, group if plan.every else careful_group, start, _GROUP)
+
+
+def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage, Array]:
+    """Push the frame through one step, and give its largest entry.
+
+    Rank and determinant come along where they are cheap: zero rows of J are zero rows of the
+    frame, zero columns show in the matrix only.
+    """
+    n, step = now.rows.shape[1], now.step + 1
+    rows = link.push(now.rows.T).T
+    sizes = jnp.max(jnp.abs(lax.stop_gradient(rows)), axis=0)  # NaN stays NaN
+    size = jnp.max(sizes)
+    bad = (now.first_bad_step < 0) & ~jnp.isfinite(size)
+    rank = jnp.sum(sizes != 0).astype(jnp.int32)
+    now = now._replace(
+        rows=rows,
+        since=now.since + 1,
+        step=step,
+        rank_cap=jnp.minimum(now.rank_cap, rank),
+        first_bad_step=jnp.where(bad, step, now.first_bad_step),
+    )
+    if not full:
+        return now, size
+
+    def look(now: Passage) -> Passage:
+        matrix = lax.stop_gradient(link.matrix())
+        columns = jnp.sum(jnp.any(matrix != 0, axis=0)).astype(jnp.int32)
+        log_det = jnp.linalg.slogdet(matrix)[1] if n > 1 else jnp.log(jnp.abs(matrix[0, 0]))
+        return now._replace(
+            block_det=now.block_det + log_det, rank_cap=jnp.minimum(now.rank_cap, columns)
+        )
+
+    if sample == 1:
+        return look(now), size
+    return lax.cond(now.factorizations % sample == 0, look, lambda p: p, now), size
+
+
+def _factorize(now: Passage, plan: Schedule) -> Passage:
+    """Factorize the frame, add the growth to its window, choose the next interval."""
+    k, n = now.rows.shape
+    frame, upper, places = pivoted_lu(now.rows.T)
+    growth = jnp.abs(jnp.diagonal(upper))
+    held = lax.stop_gradient(growth)
+    sizes = jnp.max(jnp.abs(lax.stop_gradient(now.rows)), axis=0)[places]
+    loss = jnp.where(held > 0, sizes / jnp.where(held > 0, held, 1), 1)
+    since = now.since.astype(held.dtype)
+    spread = jnp.log(jnp.max(held) / jnp.min(jnp.where(held > 0, held, jnp.inf)))
+    relief = spread - jnp.log(jnp.max(loss))
+    spread = jnp.where(jnp.isfinite(spread), spread, 0) / since
+    relief = jnp.where(jnp.isfinite(relief), relief, 0)
+    spread = jnp.maximum(spread, _FORGET * now.spread + (1 - _FORGET) * spread)
+    relief = jnp.minimum(relief, _FORGET * now.relief + (1 - _FORGET) * relief)
+    gap = jnp.sum(jnp.log(held)) - now.block_det
+    sampled = (now.factorizations % plan.sample == 0) & jnp.isfinite(gap) & (k == n)
+    avoidable = jnp.where(now.since > 1, loss, 0)
+    return now._replace(
+        rows=frame.T,
+        logs=now.logs.at[now.window].add(jnp.log(growth)),
+        losses=now.losses + loss,
+        avoidable=now.avoidable + avoidable,
+        worst=jnp.maximum(now.worst, jnp.max(avoidable) / since),
+        spread=spread,
+        relief=relief,
+        interval=now.interval if plan.every else _interval(spread, relief, n),
+        since=jnp.zeros_like(now.since),
+        factorizations=now.factorizations + 1,
+        block_det=jnp.zeros_like(now.block_det),
+        det_gap=now.det_gap + jnp.where(sampled, gap, 0),
+        det_steps=now.det_steps + jnp.where(sampled, now.since, 0),
+    )
+
+
+def _interval(spread: Float[Array, ""], relief: Float[Array, ""], n: int) -> Int[Array, ""]:
+    """Give the largest m with a tolerable loss per step, e^(spread m - relief)/m."""
+    m = jnp.arange(1, 2 * _GROUP, dtype=spread.dtype)
+    room = (math.log(_tolerable(n, spread.dtype)) + jnp.log(m) + relief) / m
+    return jnp.maximum(jnp.sum(spread <= room), 1).astype(jnp.int32)
+
+
+def _tolerable(n: int, dtype: Any) -> float:
+    """Give the largest loss per step, in units of rounding, that costs no visible digit.
+
+    Small frames cost so little to factorize that they may be kept exact to the last digits.
+    """
+    form = jnp.finfo(dtype)
+    allowed = (1e-9 if n >= _SMALL else 1e-13) if form.bits == 64 else 1e-4
+    return max(allowed / unit_loss(n, dtype), 2.0)
+
+
+def unit_loss(n: int, dtype: Any) -> float:
+    """Give the loss in nats that one unit of `Passage.losses` stands for: 4 eps √n."""
+    return 4 * float(jnp.finfo(dtype).eps) * n**0.5
+
+
+def _close_window(now: Passage) -> Passage:
+    """Turn the sums of ln|pivots| into those of ln diag R at the end of a window."""
+    upper = jnp.linalg.qr(now.rows.T, mode="r")
+    offset = jnp.log(jnp.abs(jnp.diagonal(upper)))
+    return now._replace(
+        logs=now.logs.at[now.window].add(offset - now.offset),
+        offset=offset,
+        window=now.window + 1,
+    )
+
+
+def is_confined(passage: Passage) -> Bool[Array, ""]:
+    """Say whether the frame lies in a coordinate subspace, so that it may miss a direction."""
+    return jnp.any(jnp.all(passage.rows == 0, axis=0))
+
+
+def haar_frame(n: int, k: int, dtype: Any) -> Float[Array, "n k"]:
+    """Draw k orthonormal columns, the same at every call."""
+    return jax.random.orthogonal(jax.random.key(0), n, dtype=dtype)[:, :k]
