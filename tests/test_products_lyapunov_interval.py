@@ -67,7 +67,7 @@ def test_fewer_factorizations_where_the_spread_allows():
     assert counts["near identity"] < 0.2
     chain = tanh_chain(64, 3.0, 400)
     leading = gh.lyapunov_spectrum(chain, 4)
-    assert leading.factorizations < 0.35 * 400
+    assert int(leading.factorizations) < 0.35 * 400
     full = gh.lyapunov_spectrum(chain, orthonormalize_every=1)
     assert np.max(np.abs(leading.exponents - full.exponents[:4])) <= 1e-8
 
@@ -118,9 +118,8 @@ def test_windows_add_up_and_burn_in_leaves_out():
     total = spectrum.window_lengths @ spectrum.windows
     assert np.max(np.abs(total / 120 - spectrum.exponents)) <= 1e-13
     later = gh.lyapunov_spectrum(J[30:], windows=4).exponents
-    assert (
-        np.max(np.abs(gh.lyapunov_spectrum(J, state_burn_in=30, windows=4).exponents - later)) == 0
-    )
+    skipped = gh.lyapunov_spectrum(J, state_burn_in=30, windows=4).exponents
+    assert np.array_equal(skipped, later)
     # the growth of each window is that of an explicit product, continued from an aligned frame
     length = int(spectrum.window_lengths[0])
     frame, growth = np.eye(5), np.zeros(5)

@@ -60,7 +60,8 @@ def kaplan_yorke(
     k = exponents.shape[-1]
     sums = jnp.cumsum(exponents, axis=-1)
     rank = jnp.arange(k, dtype=jnp.int32)
-    j = jnp.sum(jnp.cumprod(sums >= 0, axis=-1), axis=-1)  # sums are concave: a prefix
+    held = jnp.cumprod((sums >= 0).astype(jnp.int32), axis=-1)  # sums are concave: a prefix
+    j = jnp.sum(held, axis=-1, dtype=jnp.int32)
     inside = (rank < j[..., None]).astype(exponents.dtype)
     following = (rank == j[..., None]).astype(exponents.dtype)
     total = jnp.sum(_where(inside, exponents), axis=-1)

@@ -104,7 +104,8 @@ def lyapunov_gradient(
     k = require_integer("k", k, 1)
     if weights is None:
         weights = np.ones(k)
-    if np.shape(weights) != (k,):
+    weights = np.asarray(weights)
+    if weights.shape != (k,):
         raise ValueError(worded("weights", f"have k = {k} entries", describe(weights)))
 
     def objective(params: Any) -> tuple[Array, Any]:
