@@ -34,8 +34,9 @@ def tanh(n, steps):
 
 
 def near_identity(n, steps):
-    """Draw I + 0.02 G, whose product a plain SVD can still resolve."""
-    return np.eye(n) + 0.02 * np.random.default_rng(0).normal(size=(steps, n, n))
+    """Draw I + G/20, G of unit norm or so: a plain SVD of the product can still resolve it."""
+    noise = np.random.default_rng(0).normal(size=(steps, n, n)) / np.sqrt(n)
+    return np.eye(n) + 0.05 * noise
 
 
 CHAINS = {"Gaussian": gaussian, "tanh network": tanh, "near identity": near_identity}

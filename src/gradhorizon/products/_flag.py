@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gradhorizon.chain._sweep import sweep_groups
 from gradhorizon.chain.jacobian import JacobianChain
 from gradhorizon.products._lu import pivoted_lu
+from gradhorizon.products._qr import positive_qr
 
 _GROUP = 12  # steps, about; beyond that a factorization costs little next to the products
 _FORGET = 0.8  # how much of the widest spread per step is remembered at the next factorization
@@ -134,12 +135,11 @@ def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> 
         return walk(inner, now)
 
     def careful_group(now: Passage, walk: Any) -> Passage:
-        def attempt(best: Passage, again: Any) -> tuple[Passage, None]:
-            lost = best.worst > _SLACK * _tolerable(n, dtype)
-            careful = now._replace(interval=jnp.where(again, 1, now.interval), worst=zero)
-            return lax.cond(~again | lost, lambda: walk(inner, careful), lambda: best), None
-
-        return lax.scan(attempt, now, jnp.asarray([False, True]))[0]
+        now = now._replace(worst=zero)
+        first = walk(inner, now)
+        careful = now._replace(interval=jnp.ones_like(now.interval))
+        lost = first.worst > _SLACK * _tolerable(n, dtype)
+        return lax.cond(lost, lambda: walk(inner, careful), lambda: first)
 
     return sweep_groups(chain, group if plan.every else careful_group, start, _GROUP)
 
@@ -254,4 +254,4 @@ def is_confined(passage: Passage) -> Bool[Array, ""]:
 
 def haar_frame(n: int, k: int, dtype: Any) -> Float[Array, "n k"]:
     """Draw k orthonormal columns, the same at every call."""
-    return jax.random.orthogonal(jax.random.key(0), n, dtype=dtype)[:, :k]
+    return positive_qr(jax.random.normal(jax.random.key(0), (n, k), dtype))[0]

@@ -190,10 +190,9 @@ def _lyapunov(
     plan = _flag.schedule(chain.length, chain.size, burn_in=burn_in, every=every, windows=windows)
     passage = _flag.follow(chain, jnp.eye(chain.size, k, dtype=chain.dtype), plan)
     if k < chain.size:
-        haar = _flag.haar_frame(chain.size, k, chain.dtype)
         passage = lax.cond(
             _flag.is_confined(passage),
-            lambda: _flag.follow(chain, haar, plan),
+            lambda: _flag.follow(chain, _flag.haar_frame(chain.size, k, chain.dtype), plan),
             lambda: passage,
         )
     return _summarize(chain, passage, plan)
