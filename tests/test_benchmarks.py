@@ -8,12 +8,25 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
 RESULTS = sorted(FOLDER.glob("results/*.json"))
+LYAPUNOV = [(n, gain) for n in (64, 256, 512) for gain in (1.5, 3.0)]
 
 
 def value(benchmark, key, **where):
     """Give one number of a stored result."""
     rows = json.loads((FOLDER / f"results/{benchmark}-cpu.json").read_text())["rows"]
     return next(r for r in rows if all(r[k] == v for k, v in where.items()))[key]
+
+
+def lyapunov(key, n, gain, method="gradhorizon"):
+    return value("lyapunov", key, n=n, gain=gain, method=method)
+
+
+def leading(key, k, method):
+    return value("leading", key, k=k, method=method)
+
+
+def products(key, n, chain, method, dtype="float64"):
+    return value("long_products", key, n=n, chain=chain, method=method, dtype=dtype)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
@@ -24,29 +37,58 @@ def test_results_are_json_with_their_environment(path):
     assert (FOLDER / f"{record['benchmark']}.py").exists()
 
 
-def test_page_quotes_the_stored_ratios():
-    ours = value("lyapunov", "seconds", n=256, method="gradhorizon, all")
-    naive = value("lyapunov", "seconds", n=256, method="naive jax loop")
-    lyapax = value("lyapunov", "seconds", n=256, method="lyapax, k = 256")
-    floor = value("lyapunov", "in matrix products", n=256, method="gradhorizon, all")
-    spectrum = value("long_products", "ratio", n=64, method="singular_spectrum")
-    norms = value("long_products", "ratio", n=64, method="transition_norms")
+def quotes():
+    """Give the pieces of text that the page must contain, from the stored numbers."""
     profile = value("gradient_profile", "ratio", method="gradient_profile")
-    for quoted in (
-        f"{profile:.2f} × `jax.value_and_grad`",
-        f"{ours / naive:.2f} × the naive JAX loop",
-        f"{ours / lyapax:.2f} × lyapax",
-        f"{floor:.1f} × the bare matrix products",
-        f"{spectrum:.1f} × a plain QR scan",
-        f"all-lag norms {norms:.1f} ×",
-    ):
+    yield f"{profile:.2f} × `jax.value_and_grad`"
+    for n, gain in LYAPUNOV:
+        peer, floors = lyapunov("ratio to lyapax", n, gain), lyapunov("in floors", n, gain)
+        every = lyapunov("ratio to lyapax", n, gain, "gradhorizon, orthonormalize_every=1")
+        yield f"| {n} | {gain:g} | {peer:.2f} | {floors:.1f} | {every:.2f} |"
+    for k in (1, 8, 64):
+        given, whole = (
+            leading(key, k, f"gradhorizon, {way}")
+            for key, way in (("in floors", "chain given"), ("ratio to lyapax", "from h0"))
+        )
+        yield f"| {k} | {given:.2f} | {whole:.2f} |"
+    for n in (16, 64, 256):
+        ratios = [
+            products("ratio", n, chain, "singular_spectrum")
+            for chain in ("Gaussian", "tanh network", "near identity")
+        ]
+        yield f"| {n} | {ratios[0]:.1f} | {ratios[1]:.1f} | {ratios[2]:.1f} |"
+    lags = value("long_products", "ratio", method="singular_spectrum, 8 lags")
+    yield f"eight lags cost {lags:.2f} × the longest alone"
+    power = value("growth", "power", method="lyapunov_spectrum, k = 8", along="T")
+    yield f"time ∝ T^{power:.2f}"
+    memory = value("growth", "beyond the first (MiB)", T=1_000_000)
+    yield f"{memory:.0f} MiB more at T = 10⁶ than at 10³"
+    outside, resolved = (value("error_bars", key, chain="all") for key in ("outside", "resolved"))
+    yield f"{outside} of {resolved:,} resolved values"
+
+
+def test_page_quotes_the_stored_numbers():
+    for quoted in quotes():
         assert quoted in PAGE
+
+
+def test_no_value_lies_outside_its_bar():
+    assert value("error_bars", "outside", chain="all") == 0
+    assert value("error_bars", "resolved", chain="all") >= 10_000
 
 
 def test_stored_accuracies_are_those_of_rounding():
     """Exponents equal the NumPy loop, singular values the SVD of a resolvable product."""
-    for n in (32, 64, 256):
-        assert value("lyapunov", "error", n=n, method="gradhorizon, all") <= 1e-8
-        assert value("lyapunov", "error", n=n, method="gradhorizon, k = 1") <= 1e-12
-    for n in (16, 64, 128):
-        assert value("long_products", "error", n=n, method="singular_spectrum") <= 1e-11
+    for n, gain in LYAPUNOV:
+        oracle = lyapunov("rounding of the oracle", n, gain)
+        assert lyapunov("largest difference", n, gain) <= 1e-8 + 3 * oracle
+    for k in (1, 8, 64):
+        assert leading("largest difference", k, "gradhorizon, from h0") <= 1e-8
+    for n in (16, 64, 256):
+        assert products("error", n, "near identity", "singular_spectrum") <= 1e-11
+
+
+def test_lyapunov_spectrum_is_faster_than_its_peer():
+    for n, gain in LYAPUNOV:
+        assert lyapunov("ratio to lyapax", n, gain) < 1
+    assert value("growth", "beyond the first (MiB)", T=1_000_000) < 100

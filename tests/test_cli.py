@@ -99,7 +99,7 @@ def test_bad_input_is_one_clear_line_and_code_2(folder, words, message):
 def test_doctor_tests_the_device(tmp_path):
     done = run("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    for word in ("jaxlib", "device", "x64", "threads", "QR float32 graded"):
+    for word in ("jaxlib", "device", "x64", "threads", "QR float32 graded", "LU float32 graded"):
         assert word in done.stdout
 
 
@@ -115,6 +115,24 @@ def test_qr_self_test_notices_a_bad_factorization(monkeypatch):
         doctor.jnp.stack(part) for part in zip(*(f(m) for m in s), strict=True)))  # fmt: skip
     monkeypatch.setattr(doctor, "positive_qr", sloppy)
     assert not any(passed for _, passed in doctor.qr_self_test(np.dtype(np.float64)))
+
+
+@pytest.mark.parametrize("broken", ["rows not put back", "one entry off"])
+def test_lu_self_test_notices_a_bad_factorization(monkeypatch, broken):
+    from gradhorizon.cli import doctor
+
+    original = doctor.pivoted_lu
+
+    def sloppy(matrix):
+        lower, upper, rows = original(matrix)
+        if broken == "one entry off":
+            return lower, upper.at[..., 0, 0].multiply(1.01), rows
+        places = doctor.jnp.broadcast_to(rows[..., None], lower.shape)
+        return doctor.jnp.take_along_axis(lower, places, axis=-2), upper, rows
+
+    assert all(passed for _, passed in doctor.lu_self_test(np.dtype(np.float64)))
+    monkeypatch.setattr(doctor, "pivoted_lu", sloppy)
+    assert not any(passed for _, passed in doctor.lu_self_test(np.dtype(np.float64)))
 
 
 def test_figures_lists_and_refuses(tmp_path):
