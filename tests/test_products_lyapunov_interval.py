@@ -149,3 +149,52 @@ def test_under_vmap_and_grad():
     together = jax.vmap(lambda c: gh.lyapunov_spectrum(c).exponents)(J)
     for b in range(3):
         assert np.max(np.abs(together[b] - qr_loop(J[b]))) <= 1e-11
+
+
+def squeezed(n, steps, places, least=1e-6):
+    """Harmless factors, and nearly singular ones at the given places."""
+    chain = np.eye(n) + 0.01 * np.random.default_rng(5).normal(size=(steps, n, n))
+    for t in places:
+        Q = np.linalg.qr(np.random.default_rng(t).normal(size=(n, n)))[0]
+        chain[t] = Q * np.r_[np.ones(n - 1), least]
+    return chain
+
+
+@pytest.mark.parametrize("n", [4, 32])
+@pytest.mark.parametrize("places", [(104, 106), (104, 106, 108), (100, 102)])
+def test_several_jumps_inside_one_group_lose_nothing(n, places):
+    J = squeezed(n, 240, places)
+    spectrum = gh.lyapunov_spectrum(J)
+    assert np.max(np.abs(spectrum.exponents - qr_loop(J))) <= 1e-9
+
+
+def test_underflow_inside_a_block_is_not_taken_for_a_zero():
+    tiny = np.broadcast_to(np.diag([1.0, 0.9]), (200, 2, 2)).copy()
+    tiny[[50, 51], 1, 1] = 1e-200
+    spectrum = gh.lyapunov_spectrum(tiny)
+    exact = (198 * np.log(0.9) + 2 * np.log(1e-200)) / 200
+    assert abs(float(spectrum.exponents[1]) - exact) <= 1e-12
+    assert spectrum.rank_cap == 2
+    for J, every in (
+        (np.broadcast_to(np.diag([1.0, 1e-50]), (100, 2, 2)), 10),
+        (np.broadcast_to(np.diag([1.0, 0.01]).astype(np.float32), (100, 2, 2)), 25),
+    ):
+        fixed = gh.lyapunov_spectrum(J, orthonormalize_every=every)
+        assert not fixed.converged
+        exact = np.log(float(J[0, 1, 1]))
+        assert abs(float(gh.lyapunov_spectrum(J).exponents[1]) - exact) <= 1e-4
+
+
+def test_a_frame_confined_until_the_last_step_is_noticed():
+    J = np.broadcast_to(np.diag([0.5, 2.0]), (400, 2, 2)).copy()
+    J[-1] = [[1.0, 1.0], [1.0, -1.0]]
+    assert abs(float(gh.lyapunov_spectrum(J, 1, burn_in=100).exponents[0]) - np.log(2)) <= 0.01
+
+
+def test_bad_steps_are_counted_from_the_start_of_the_chain():
+    J = gaussian(3, 60)
+    J[29] = np.nan
+    spectrum = gh.lyapunov_spectrum(J, state_burn_in=10, throw=False)
+    assert spectrum.first_bad_step == 30
+    assert np.isnan(spectrum.entropy_rate.value)
+    assert np.isnan(spectrum.kaplan_yorke_dimension.standard_error)

@@ -273,7 +273,7 @@ def test_segments_keep_rank_status_and_bad_steps():
     spectrum = gh.singular_spectrum(chain, segments=7)
     assert np.max(np.abs(spectrum.log_values - exact)) <= 1e-11
     broken = chain.copy()
-    broken[[40, 200]] = np.nan
+    broken[[40, 200]] = np.nan  # t = 41 and 201
     spectrum = gh.singular_spectrum(broken, segments=7, throw=False)
     assert spectrum.status == gh.Status.NONFINITE
     assert spectrum.first_bad_step == 41

@@ -125,3 +125,9 @@ def test_gradient_of_a_dead_network_is_refused():
         gh.lyapunov_gradient(lambda w, h, x: w * h, 0.0, 1.0, length=5)
     with pytest.raises(ValueError, match="`weights` must have k = 2 entries"):
         gh.lyapunov_gradient(lambda w, h, x: w * h, 0.5, np.ones(2), length=5, k=2, weights=[1.0])
+
+
+def test_gradient_counts_what_the_states_amplify_during_the_burn_in():
+    logistic = lambda r, h, x: r * h * (1 - h)  # noqa: E731
+    with pytest.raises(gh.NumericalError, match="must grow by less than"):
+        gh.lyapunov_gradient(logistic, 3.9, 0.3, length=60, burn_in=45)

@@ -2,6 +2,9 @@
 
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
 from gradhorizon._checks import NumericalError, is_concrete
 from gradhorizon._record import Status
 
@@ -26,3 +29,9 @@ def settle(result: _T, *, throw: bool) -> _T:
         )
         raise NumericalError(text)
     return result
+
+
+def earliest(one: Int[Array, ""], other: Int[Array, ""]) -> Int[Array, ""]:
+    """Give the smaller of two step numbers, of which -1 means none."""
+    both = (one >= 0) & (other >= 0)
+    return jnp.where(both, jnp.minimum(one, other), jnp.maximum(one, other))

@@ -295,8 +295,8 @@ def jacobian_chain(
 
     Notes
     -----
-    Memory O(T n) for the linearization points. Pushing k tangents through a step costs about
-    k evaluations of it, without forming J.
+    Every step is linearized once, while it is run. Its state and the constants of its derivative
+    are kept up to 64 MiB; beyond that only every S-th state is, and memory no longer grows with T.
 
     Examples
     --------

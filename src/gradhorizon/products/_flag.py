@@ -14,6 +14,7 @@ Factorizations are LU (see `_lu`). Only where a sum is read off, at the end of a
 frame's own QR factor is added: Σ ln|diag R| of QR = Σ ln|pivots| of LU + ln|diag of the R of L|.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -75,6 +76,7 @@ class Passage(NamedTuple):
     det_gap: Float[Array, ""]  # Σ over sampled blocks of ln|det R| - Σ ln|det J|
     det_steps: Int[Array, ""]
     first_bad_step: Int[Array, ""]
+    confined: Int[Array, ""]  # steps after which the frame lay in a coordinate subspace
 
 
 def schedule(
@@ -116,15 +118,16 @@ def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> 
         det_gap=zero,
         det_steps=count,
         first_bad_step=count - 1,
+        confined=count,
     )
     full, room = k == n, _ROOM[jnp.finfo(dtype).bits]
 
-    def inner(now: Passage, link: Any, last: Any) -> Passage:
-        now, size = _push(now, link, full=full, sample=plan.sample)
+    def inner(now: Passage, link: Any, last: Any, *, careful: bool = False) -> Passage:
+        now, size, least = _push(now, link, full=full, sample=plan.sample)
         ending = now.step == ends[now.window]
-        due = ending | (now.since >= now.interval)
+        due = ending | careful | (now.since >= now.interval)
         if plan.every is None:
-            due = due | last | (size > room) | (size < 1 / room)
+            due = due | last | (size > room) | (least < 1 / room)
 
         def factorized(now: Passage) -> Passage:
             return lax.cond(ending, _close_window, lambda p: p, _factorize(now, plan))
@@ -137,34 +140,37 @@ def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> 
     def careful_group(now: Passage, walk: Any) -> Passage:
         now = now._replace(worst=zero)
         first = walk(inner, now)
-        careful = now._replace(interval=jnp.ones_like(now.interval))
         lost = first.worst > _SLACK * _tolerable(n, dtype)
-        return lax.cond(lost, lambda: walk(inner, careful), lambda: first)
+        at_every_step = functools.partial(inner, careful=True)
+        return lax.cond(lost, lambda: walk(at_every_step, now), lambda: first)
 
     return sweep_groups(chain, group if plan.every else careful_group, start, _GROUP)
 
 
-def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage, Array]:
-    """Push the frame through one step, and give its largest entry.
+def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage, Array, Array]:
+    """Push the frame through one step; give its largest entry, and that of its smallest row.
 
-    Rank and determinant come along where they are cheap: zero rows of J are zero rows of the
-    frame, zero columns show in the matrix only.
+    Rank and determinant come along where they are cheap: zero rows of J are zero rows of a frame
+    that was just factorized (later ones may have underflowed), zero columns show in the matrix
+    only.
     """
     n, step = now.rows.shape[1], now.step + 1
     rows = link.push(now.rows.T).T
     sizes = jnp.max(jnp.abs(lax.stop_gradient(rows)), axis=0)  # NaN stays NaN
     size = jnp.max(sizes)
     bad = (now.first_bad_step < 0) & ~jnp.isfinite(size)
-    rank = jnp.sum(sizes != 0).astype(jnp.int32)
+    least = jnp.min(jnp.where(sizes > 0, sizes, size))
+    rank = jnp.where(now.since == 0, jnp.sum(sizes != 0), n).astype(jnp.int32)
     now = now._replace(
         rows=rows,
         since=now.since + 1,
         step=step,
         rank_cap=jnp.minimum(now.rank_cap, rank),
         first_bad_step=jnp.where(bad, step, now.first_bad_step),
+        confined=now.confined + jnp.any(sizes == 0).astype(jnp.int32),
     )
     if not full:
-        return now, size
+        return now, size, least
 
     def look(now: Passage) -> Passage:
         matrix = lax.stop_gradient(link.matrix())
@@ -175,8 +181,9 @@ def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage,
         )
 
     if sample == 1:
-        return look(now), size
-    return lax.cond(now.factorizations % sample == 0, look, lambda p: p, now), size
+        return look(now), size, least
+    now = lax.cond(now.factorizations % sample == 0, look, lambda p: p, now)
+    return now, size, least
 
 
 def _factorize(now: Passage, plan: Schedule) -> Passage:
@@ -186,10 +193,12 @@ def _factorize(now: Passage, plan: Schedule) -> Passage:
     growth = jnp.abs(jnp.diagonal(upper))
     held = lax.stop_gradient(growth)
     sizes = jnp.max(jnp.abs(lax.stop_gradient(now.rows)), axis=0)[places]
-    loss = jnp.where(held > 0, sizes / jnp.where(held > 0, held, 1), 1)
+    # a zero pivot is an exact zero after one step, after more it may be an underflow
+    zero = jnp.where(now.since > 1, jnp.inf, 1).astype(held.dtype)
+    loss = jnp.where(held > 0, sizes / jnp.where(held > 0, held, 1), zero)
     since = now.since.astype(held.dtype)
     spread = jnp.log(jnp.max(held) / jnp.min(jnp.where(held > 0, held, jnp.inf)))
-    relief = spread - jnp.log(jnp.max(loss))
+    relief = spread - jnp.log(jnp.max(jnp.where(held > 0, loss, 1)))
     spread = jnp.where(jnp.isfinite(spread), spread, 0) / since
     relief = jnp.where(jnp.isfinite(relief), relief, 0)
     spread = jnp.maximum(spread, _FORGET * now.spread + (1 - _FORGET) * spread)
@@ -248,8 +257,8 @@ def _close_window(now: Passage) -> Passage:
 
 
 def is_confined(passage: Passage) -> Bool[Array, ""]:
-    """Say whether the frame lies in a coordinate subspace, so that it may miss a direction."""
-    return jnp.any(jnp.all(passage.rows == 0, axis=0))
+    """Say whether the frame mostly lay in a coordinate subspace, and may miss a direction."""
+    return 2 * passage.confined > passage.step
 
 
 def haar_frame(n: int, k: int, dtype: Any) -> Float[Array, "n k"]:

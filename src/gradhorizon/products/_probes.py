@@ -4,8 +4,8 @@ Rounding perturbs every factor a little, A → A + δA with |δA| about eps ‖A
 singular values of the whole product feel of it, nobody can read off the factors; so copies of
 the chain are perturbed on purpose, a good deal more than rounding does, and watched. The
 perturbation is dense, c eps ‖A‖_F/n in every entry (a multiplicative one leaves zeros zero and
-misses a loss of rank), and of rank one, c eps/n ‖A‖_F x yᵀ with random signs: all copies are
-then pushed by one product with the same A.
+misses a loss of rank), and of rank one, c eps/n ‖A‖_F x yᵀ with random signs, which costs next to
+nothing.
 """
 
 import math

@@ -33,8 +33,9 @@ def follow(chain: JacobianChain, segments: int) -> Passage:
     product, *copies = (jax.tree.map(lambda a, i=i: a[i], whole) for i in range(_probes.COPIES + 1))
     logs, sweeps = _stratified.finish(product, tuple(copies))
     finite = jnp.all(jnp.isfinite(matrices.reshape(-1, chain.size, chain.size)), axis=(1, 2))
-    bad = jnp.argmin(finite).astype(jnp.int32)  # counted from the end: the latest bad step
-    first = jnp.where(jnp.all(finite), -1, chain.length - bad)
+    steps_back = jnp.arange(finite.shape[0], dtype=jnp.int32)
+    bad = jnp.max(jnp.where(finite, -1, steps_back))  # counted from the end: the earliest step
+    first = jnp.where(bad < 0, -1, chain.length - bad)
     row = jnp.asarray(1, jnp.int32)
     result = _stratified.Result(row, logs[None], _cap(chain)[None], sweeps[None])
     return Passage(result, first.astype(jnp.int32))

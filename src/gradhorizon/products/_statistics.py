@@ -46,7 +46,9 @@ def entropy_rate(
     are counted.
     """
     weights = (exponents > 0).astype(exponents.dtype)
-    return Estimate(jnp.sum(_where(weights, exponents), axis=-1), _error(weights, windows))
+    known = jnp.where(jnp.any(jnp.isnan(exponents), axis=-1), jnp.nan, 0).astype(exponents.dtype)
+    value = jnp.sum(_where(weights, exponents), axis=-1)
+    return Estimate(value + known, _error(weights, windows) + known)
 
 
 def kaplan_yorke(
@@ -73,7 +75,8 @@ def kaplan_yorke(
     fraction = jnp.where(jnp.isinf(below), 0, total / below)
     value = jnp.where(j < k, j.astype(exponents.dtype) + fraction, beyond)
     error = jnp.where(j == 0, 0, _error(weights, windows))
-    return Estimate(value, jnp.where(j < k, error, jnp.where(jnp.isnan(beyond), jnp.nan, 0)))
+    error = jnp.where(j < k, error, jnp.where(jnp.isnan(beyond), jnp.nan, 0))
+    return Estimate(value, jnp.where(jnp.isnan(value), jnp.nan, error))
 
 
 def _where(weights: Array, values: Array) -> Array:

@@ -15,7 +15,7 @@ L comes from LU with row pivoting: the accuracy argument asks for well-condition
 factorization with column sorting is the stratification of quantum Monte Carlo (Bai, Lee, Li & Xu,
 Linear Algebra Appl. 435, 2011).
 
-All functions accept leading axes: perturbed copies of one product are carried side by side.
+All functions accept leading axes: several products at once.
 """
 
 from typing import NamedTuple

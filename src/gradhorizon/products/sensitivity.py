@@ -108,15 +108,16 @@ def lyapunov_gradient(
     if weights.shape != (k,):
         raise ValueError(worded("weights", f"have k = {k} entries", describe(weights)))
 
-    def objective(params: Any) -> tuple[Array, Any]:
+    def objective(params: Any) -> Array:
         chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
         spectrum = lyapunov_spectrum(chain, k, burn_in=burn_in, throw=False)
-        total = jnp.sum(jnp.asarray(weights, chain.dtype) * spectrum.exponents)
-        return total, spectrum
+        return jnp.sum(jnp.asarray(weights, chain.dtype) * spectrum.exponents)
 
     arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.result_type(a)), params)
-    (value, spectrum), gradient = jax.value_and_grad(objective, has_aux=True)(arrays)
-    growth = jnp.cumsum(spectrum.windows[:, 0] * spectrum.window_lengths)
+    value, gradient = jax.value_and_grad(objective)(arrays)
+    chain = jacobian_chain(step, jax.lax.stop_gradient(arrays), h0, xs, length=length, tied=tied)
+    whole = lyapunov_spectrum(chain, 1, throw=False)  # states carry derivatives from the start on
+    growth = jnp.cumsum(whole.windows[:, 0] * whole.window_lengths)
     lowest = jnp.minimum(jax.lax.cummin(growth), 0)
     amplification = jnp.max(growth - jnp.minimum(lowest, growth), initial=0.0)
     limit = 0.5 * math.log(1 / float(jnp.finfo(value.dtype).eps))

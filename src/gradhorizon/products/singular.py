@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gradhorizon._checks import require_integer, require_positive, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
-from gradhorizon.chain._outcome import settle
+from gradhorizon.chain._outcome import earliest, settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
 from gradhorizon.products import _probes, _segments, _stratified
@@ -168,7 +168,7 @@ def _spectrum(
     everything = (values, bars, resolved, result.caps, result.sweeps)
     values, bars, resolved, caps, sweeps = (a[pick] for a in everything)
     _, index = status_of(finite_steps(chain), Status.OK)
-    first = _earliest(bad_step, jnp.where(index < 0, -1, index + 1))
+    first = earliest(bad_step, jnp.where(index < 0, -1, index + 1))
     good = first < 0
     nan = jnp.where(good, 0.0, jnp.nan).astype(dtype)
     return SingularSpectrum(
@@ -181,12 +181,6 @@ def _spectrum(
         status=_status(resolved, caps, n, good, chain.length),
         first_bad_step=first,
     )
-
-
-def _earliest(one: Int[Array, ""], other: Int[Array, ""]) -> Int[Array, ""]:
-    """Give the smaller of two step numbers, of which -1 means none."""
-    both = (one >= 0) & (other >= 0)
-    return jnp.where(both, jnp.minimum(one, other), jnp.maximum(one, other))
 
 
 def _status(resolved: Array, caps: Array, n: int, good: Array, length: int) -> Int[Array, ""]:
