@@ -47,10 +47,10 @@ class Udt(NamedTuple):
         return jnp.swapaxes(self.rows, -1, -2)
 
 
-def start(n: int, dtype: jnp.dtype, copies: tuple[int, ...] = ()) -> Udt:
+def start(n: int, dtype: jnp.dtype) -> Udt:
     """Give the identity: every scale is 1/2 · 2."""
-    eye = jnp.broadcast_to(jnp.eye(n, dtype=dtype), (*copies, n, n))
-    return Udt(eye, jnp.full((*copies, n), 0.5, dtype), jnp.ones((*copies, n), jnp.int32), eye)
+    eye = jnp.eye(n, dtype=dtype)
+    return Udt(eye, jnp.full(n, 0.5, dtype), jnp.ones(n, jnp.int32), eye)
 
 
 def prescale(
