@@ -263,23 +263,6 @@ def test_segments_joined_in_a_tree_equal_the_sequential_product(kind):
         assert np.all(np.abs(spectrum.log_values - exact) <= np.asarray(spectrum.error_bars))
 
 
-def test_segments_keep_rank_status_and_bad_steps():
-    shift = np.broadcast_to(np.eye(6, k=1), (4, 6, 6))
-    spectrum = gh.singular_spectrum(shift, segments=3)
-    assert np.max(np.abs(spectrum.log_values[:2])) <= 10 * EPS
-    assert np.all(np.isneginf(spectrum.log_values[2:]))
-    assert spectrum.rank_cap == 2
-    chain, exact = dyadic(16, 300)
-    spectrum = gh.singular_spectrum(chain, segments=7)
-    assert np.max(np.abs(spectrum.log_values - exact)) <= 1e-11
-    broken = chain.copy()
-    broken[[40, 200]] = np.nan  # t = 41 and 201
-    spectrum = gh.singular_spectrum(broken, segments=7, throw=False)
-    assert spectrum.status == gh.Status.NONFINITE
-    assert spectrum.first_bad_step == 41
-    assert np.all(np.isnan(spectrum.log_values))
-
-
 def test_segments_that_make_no_sense_are_refused():
     chain = generic("gaussian", n=3, steps=10)
     with pytest.raises(ValueError, match=r"`segments` must come without `lags`. Received 2."):
