@@ -27,7 +27,7 @@ def _few_programs():
     """Drop compiled programs before they exhaust the memory maps of the process (65,530)."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
         jax.clear_caches()
         gc.collect()
 
