@@ -34,8 +34,8 @@ class LyapunovSpectrum:
         Their standard errors from the scatter of the windows, shape (k,); infinite with fewer
         than two windows. They do not contain the O(1/T) alignment of the frame.
     rounding_errors
-        Estimated loss by rounding between two factorizations, nats per step, shape (k,); within
-        a factor of ten of the truth where below 0.1.
+        Estimated loss by rounding between two factorizations, nats per step, shape (k,): where
+        below 0.1, the order of magnitude, mostly on the safe side.
     windows
         Finite-time exponents over consecutive windows in time, shape (windows, k), in the order
         of `exponents`.
