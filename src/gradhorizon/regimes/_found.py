@@ -81,10 +81,10 @@ def of_found_term(found: Found, *, lag: int, threshold: float) -> tuple[Criterio
     random = bool(looks_random(jnp.asarray(matrix)))
     chi = float(n * np.mean(matrix**2) * np.mean(slopes**2)) if random else float("nan")
 
-    def make(name: str, kind: str, source: str, value: float, **more: Any) -> Criterion:
+    def make(name: str, kind: str, source: str, needs: str, value: float, **more: Any) -> Criterion:
         with np.errstate(divide="ignore"):
             rate = jnp.asarray(more.pop("factor", 1.0) * np.log(value), matrix.dtype)
-        return criterion(name, kind, source, value=value, rate=rate, **settings, **more)
+        return criterion(name, kind, source, needs, value=value, rate=rate, **settings, **more)
 
     seen = "slopes as met on the prefix"
     return (
@@ -92,9 +92,17 @@ def of_found_term(found: Found, *, lag: int, threshold: float) -> tuple[Criterio
             "largest singular value × slope",
             "estimate",
             f"{found.name}, {seen}",
+            "W, a prefix",
             step_norm,
             upper_bound=True,
         ),
-        make("spectral radius", "asymptotic", f"{found.name}, slope 1", radius),
-        make("mean field χ, measured slopes", "estimate", f"{found.name}, {seen}", chi, factor=0.5),
+        make("spectral radius", "asymptotic", f"{found.name}, slope 1", "W", radius),
+        make(
+            "mean field χ, measured slopes",
+            "estimate",
+            f"{found.name}, {seen}",
+            "W of independent entries, a prefix",
+            chi,
+            factor=0.5,
+        ),
     )

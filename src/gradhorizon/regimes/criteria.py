@@ -5,6 +5,7 @@ certificate bounds the growth from above; it can prove vanishing and nothing els
 estimate the growth and may be wrong; that is why they are shown together.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from gradhorizon._record import record, static
 from gradhorizon.cells._cell import RepeatedTerm
-from gradhorizon.chain.jacobian import JacobianChain
 from gradhorizon.regimes.regime import UNDECIDED, regime_from_code, regime_of_rate
 from gradhorizon.theory import mean_field
+
+_FEWEST = 8  # units from which on a matrix can look random
 
 KINDS = ("certificate", "asymptotic", "estimate", "measured")
 
@@ -34,11 +36,15 @@ class Criterion:
     rate
         The growth per step that the value stands for, in nats; NaN where the rule does not
         apply to this network.
+    error
+        The standard error of `rate`; NaN where none is known.
     code
         The verdict about the lag as an integer: -1, 0, 1, or 2 for undecided.
     name, kind, source
         What it is called, whether it is a "certificate", "asymptotic", an "estimate" or
         "measured", and where it comes from.
+    needs
+        What has to be known to apply it.
     upper_bound
         Whether the rate bounds the growth from above: it can then speak of vanishing only.
     """
@@ -46,10 +52,12 @@ class Criterion:
     value: Float[Array, "*batch"]
     threshold: Float[Array, "*batch"]
     rate: Float[Array, "*batch"]
+    error: Float[Array, "*batch"]
     code: Int[Array, "*batch"]
     name: str = static()
     kind: str = static()
     source: str = static()
+    needs: str = static()
     upper_bound: bool = static(default=False)
 
     @property
@@ -62,11 +70,13 @@ def criterion(
     name: str,
     kind: str,
     source: str,
+    needs: str,
     *,
     value: Any,
     rate: Any,
     lag: Any,
     threshold: float,
+    error: Any = math.nan,
     at: float = 1.0,
     upper_bound: bool = False,
 ) -> Criterion:
@@ -80,8 +90,8 @@ def criterion(
         code = jnp.where(code == -1, -1, UNDECIDED)
     code = jnp.where(jnp.isnan(rate), UNDECIDED, code).astype(jnp.int32)
     value = jnp.asarray(value, rate.dtype)
-    switch = jnp.asarray(at, rate.dtype)
-    return Criterion(value, switch, rate, code, name, kind, source, upper_bound)
+    switch, error = jnp.asarray(at, rate.dtype), jnp.asarray(error, rate.dtype)
+    return Criterion(value, switch, rate, error, code, name, kind, source, needs, upper_bound)
 
 
 def of_repeated_term(
@@ -116,6 +126,7 @@ def of_repeated_term(
             "largest singular value",
             kind,
             "Pascanu et al. 2013, section 2.1",
+            "W, sup |φ'|" if kind == "certificate" else "W, φ'(0)",
             value=step_bound,
             rate=jnp.log(step_bound),
             lag=lag,
@@ -126,6 +137,7 @@ def of_repeated_term(
             "spectral radius",
             "asymptotic",
             "Jaeger 2001; exact for a linear network",
+            "W, sup |φ'|",
             value=radius,
             rate=jnp.log(radius),
             lag=lag,
@@ -160,6 +172,7 @@ def _mean_field(term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float) -> C
         "mean field χ",
         "estimate",
         "Poole et al. 2016; Schoenholz et al. 2017",
+        "W of independent entries, second moment of the inputs",
         value=chi,
         rate=0.5 * jnp.log(chi),
         lag=lag,
@@ -170,54 +183,42 @@ def _mean_field(term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float) -> C
 def looks_random(W: Float[Array, "n n"]) -> Array:
     """Say whether entries look exchangeable: no dominant diagonal, no heavy tail or gaps.
 
-    Mean field assumes independent entries of one variance. The diagonal may carry at most four
+    Mean field assumes many independent entries of one variance. The diagonal may carry at most four
     times its share of the square, and the kurtosis may not exceed 9 (3 for a Gaussian).
     """
     square = jnp.mean(W**2)
     diagonal = jnp.mean(jnp.diagonal(W) ** 2) <= 4 * square
     kurtosis = jnp.mean(W**4) <= 9 * square**2
-    return diagonal & kurtosis & (square > 0)
-
-
-def at_mean_state(chain: JacobianChain, *, lag: Any, threshold: float) -> Criterion:
-    """Linearize at the time average of state and input: ρ(J(h̄, x̄)).
-
-    Integer inputs and auxiliary state have no average; their last value is used.
-    """
-
-    def middle(leaf: Array) -> Array:
-        late = leaf[leaf.shape[0] // 2 :]
-        return jnp.mean(late, axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[-1]
-
-    jacobian = chain.link(jax.tree.map(middle, chain.dense().items)).matrix()
-    radius = jnp.max(jnp.abs(jnp.linalg.eigvals(jacobian)))
-    return criterion(
-        "spectral radius at the mean state",
-        "estimate",
-        "linearization at the time average",
-        value=radius,
-        rate=jnp.log(radius),
-        lag=lag,
-        threshold=threshold,
-    )
+    return diagonal & kurtosis & (square > 0) & (W.shape[0] >= _FEWEST)
 
 
 def from_rate(
-    name: str, kind: str, source: str, rate: Any, *, lag: Any, threshold: float
+    name: str,
+    kind: str,
+    source: str,
+    needs: str,
+    rate: Any,
+    *,
+    lag: Any,
+    threshold: float,
+    error: Any = math.nan,
 ) -> Criterion:
     """Make a criterion out of an exponent: value and rate are the same number."""
-    return criterion(
-        name, kind, source, value=rate, rate=rate, lag=lag, threshold=threshold, at=0.0
-    )
+    settings = {"lag": lag, "threshold": threshold}
+    return criterion(name, kind, source, needs, value=rate, rate=rate, error=error, at=0.0,
+                     **settings)  # fmt: skip
 
 
-def disagreements(criteria: tuple[Criterion, ...]) -> tuple[str, ...]:
-    """Name the criteria whose verdict differs from the last one's, which is the best known."""
-    if not criteria:
-        return ()
-    reference = criteria[-1].verdict
-    others = [c for c in criteria[:-1] if c.verdict is not None and c.verdict is not reference]
-    return tuple(c.name for c in others)
+def certified_rate(criteria: tuple[Criterion, ...]) -> Array:
+    """Give the smallest growth per step that a certificate proves, or infinity."""
+    rates = [c.rate for c in criteria if c.kind == "certificate" and c.upper_bound]
+    return jnp.min(jnp.stack(rates)) if rates else jnp.asarray(jnp.inf)
+
+
+def disagreements(criteria: tuple[Criterion, ...], reference: Any) -> tuple[str, ...]:
+    """Name the criteria whose verdict differs from a `Regime`, once each."""
+    others = [c for c in criteria if c.verdict is not None and c.verdict is not reference]
+    return tuple(dict.fromkeys(c.name for c in others))
 
 
 def repeated_term_of(step: Any, params: Any, *, tied: bool) -> RepeatedTerm | None:

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from gradhorizon._checks import is_concrete, require_integer
@@ -12,24 +14,25 @@ from gradhorizon._record import Status, jsonable, record, static
 from gradhorizon.chain._contract import Step
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain.jacobian import JacobianChain, jacobian_chain
+from gradhorizon.chain.unroll import unroll
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from gradhorizon.regimes._combine import REPLAYED, Verdict, conclude, recurs
 from gradhorizon.regimes._found import find_repeated_term, of_found_term
+from gradhorizon.regimes._growth import growth_of, trend_of
+from gradhorizon.regimes._linearized import linearized
+from gradhorizon.regimes._recurrence import Replay, last_matrices, recurrence_of, replay
 from gradhorizon.regimes.criteria import (
     Criterion,
-    at_mean_state,
+    certified_rate,
     from_rate,
     of_repeated_term,
     repeated_term_of,
 )
-from gradhorizon.regimes.regime import (
-    horizon_of_rate,
-    regime_from_code,
-    regime_of_rate,
-    require_threshold,
-)
+from gradhorizon.regimes.regime import UNDECIDED, regime_from_code, require_threshold
 
-PREFIX = 100  # steps of an undriven network that a prediction looks at
-_NORMAL_90 = 1.6448536269514722  # half-width of the central 90 % of a normal law, in its sd
+PREFIX = 200  # steps of an undriven network that a prediction looks at …
+_SETTLE = 1000  # … after at most this many that bring it to its attractor
+_BLOWN = 1e6  # a state that grows by this factor is not settling
 
 
 @record
@@ -41,16 +44,22 @@ class Prediction:
     regime_code
         -1, 0 or 1; read it as `regime`.
     rate
-        Growth of the gradient per step of lag, nats.
+        Growth of the gradient per step of lag, nats, at lags beyond its transient.
     rate_error
-        Standard error of `rate`: scatter between blocks of the prefix and drift along it.
+        Standard error of `rate`: scatter between blocks of the prefix, or how well the step
+        Jacobians repeat.
     horizon
-        ln(1/ε)/|rate|, steps.
+        The lag at which the gradient leaves [ε, 1/ε], steps, not rounded; ln(1/ε)/|rate| for
+        steady growth or decay. Infinite if it never does.
     horizon_interval
-        The same at the ends of the 90 % interval of the rate, shape (2,); the upper end is
-        infinite when that interval contains 0.
+        The central 90 % interval of the horizon on fresh inputs, shape (2,).
     criteria
-        Each rule's own statement; the last is the one the prediction rests on.
+        Each rule's own statement; the last is the short prefix's exponent.
+    basis
+        What the verdict rests on: 0 repeating Jacobians, 1 the prefix alone, 2 its
+        continuation. In words: `reason`.
+    period
+        Steps after which the Jacobians repeat best.
     lag, threshold
         What the regime speaks about, and ε.
     prefix
@@ -65,6 +74,8 @@ class Prediction:
     horizon: Float[Array, "*batch"]
     horizon_interval: Float[Array, "*batch 2"]
     criteria: tuple[Criterion, ...]
+    basis: Int[Array, "*batch"]
+    period: Int[Array, "*batch"]
     status: Int[Array, "*batch"]
     first_bad_step: Int[Array, "*batch"]
     lag: int = static()
@@ -76,9 +87,19 @@ class Prediction:
         """The predicted `Regime` at the lag."""
         return regime_from_code(self.regime_code)
 
+    @property
+    def reason(self) -> str:
+        """What the verdict rests on, in a sentence (a single prediction only)."""
+        from gradhorizon.regimes._text import prediction_reason
+
+        return prediction_reason(self)
+
     def to_dict(self) -> dict[str, Any]:
-        """Give the record as JSON types."""
-        return {"regime": jsonable(self.regime), **jsonable(self)}
+        """Give the record as JSON types, regime and reason in words."""
+        words = {"regime": jsonable(self.regime)}
+        if self.regime_code.ndim == 0:
+            words["reason"] = self.reason
+        return {**words, **jsonable(self)}
 
     def __str__(self) -> str:
         """Say the verdict in one line, then the criteria side by side."""
@@ -113,7 +134,8 @@ def predict(
     threshold
         ε: the gradient counts as gone below ε, as exploded above 1/ε of its size at lag 0.
     length
-        The prefix length of a network without inputs, 100 if None.
+        The prefix length of a network without inputs, 200 if None. It is first run on to its
+        attractor, for up to as many steps as `lag`, at most 1000.
     throw
         Raise when a NaN or infinity appears; otherwise the record's status says so.
 
@@ -131,10 +153,15 @@ def predict(
 
     Notes
     -----
-    The rate is the leading Lyapunov exponent of the prefix; no backward pass is run. It speaks
-    about the typical gradient: gradients of one loss differ from it by a bounded factor, and
-    non-normal networks may first grow. Cost: one tangent per step of the prefix, and a few
-    O(n³) factorizations.
+    No long backward pass is run. Where the step Jacobians repeat (linear networks, fixed
+    points, periodic orbits) the gradient at any lag is a power of one product, which is formed.
+    Elsewhere gradients are pulled back from eight ends of the prefix; their median growth is
+    followed while the prefix lasts and continued by its rate beyond, and the scatter between
+    blocks of steps and between ends gives the interval. A certificate bounds all of these. The
+    size of the gradient is that of a generic loss at the last step, as in `diagnose`. Inputs
+    beyond the prefix are taken to be of its kind. Cost: one forward pass, one backward pass
+    with up to 64 columns over the prefix, `lag` (at most 1024) products of n × n with 8
+    columns where Jacobians repeat, and a few O(n³) factorizations.
 
     Examples
     --------
@@ -146,30 +173,42 @@ def predict(
     """
     lag = require_integer("lag", lag, 1)
     threshold = require_threshold(threshold)
-    if xs is None and length is None and tied:
-        length = PREFIX
+    if xs is None and tied:
+        length = PREFIX if length is None else require_integer("length", length, 0)
+        if length:
+            h0 = _on_attractor(step, params, h0, min(max(lag - length, 0), _SETTLE))
     chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
-    spectrum = lyapunov_spectrum(chain, 1, throw=False)
     settings = {"tied": tied, "lag": lag, "threshold": threshold}
-    return settle(predict_chain(chain, spectrum, step, params, xs, **settings), throw=throw)
+    return settle(predict_chain(chain, step, params, xs, **settings), throw=throw)
+
+
+def _on_attractor(step: Step, params: Any, h0: Any, steps: int) -> Any:
+    """Run a network without inputs; give h0 back where its state grows without bound."""
+    if steps == 0:
+        return h0
+    trajectory = unroll(step, params, h0, length=steps)
+    return _last_or_first(trajectory.states)
+
+
+@compiled
+def _last_or_first(states: Any) -> Any:
+    floats = [a for a in jax.tree.leaves(states) if jnp.issubdtype(a.dtype, jnp.floating)]
+    tame = jnp.asarray(True)
+    for leaf in floats:
+        size = jnp.max(jnp.abs(leaf).reshape(leaf.shape[0], -1), axis=1, initial=0)
+        tame &= jnp.max(size) <= _BLOWN * (1 + size[0])  # false for NaN
+    return jax.tree.map(lambda a: jnp.where(tame, a[-1], a[0]), states)
 
 
 def predict_chain(
-    chain: JacobianChain,
-    spectrum: LyapunovSpectrum,
-    step: Step,
-    params: Any,
-    xs: Any,
-    *,
-    tied: bool,
-    lag: int,
+    chain: JacobianChain, step: Step, params: Any, xs: Any, *, tied: bool, lag: int,
     threshold: float,
-) -> Prediction:
-    """Predict from the chain of the prefix and its leading exponent."""
+) -> Prediction:  # fmt: skip
+    """Predict from the chain of the prefix."""
     declares = hasattr(step, "repeated_term") and tied
     prediction = _predict(
         chain,
-        spectrum,
+        lyapunov_spectrum(chain, 1, throw=False),
         params if declares else None,
         xs if declares else None,
         step=step if declares else None,
@@ -196,34 +235,70 @@ def _predict(
     lag: int,
     threshold: float,
 ) -> Prediction:
+    settings: dict[str, Any] = {"lag": lag, "threshold": threshold}
     criteria: list[Criterion] = []
     term = repeated_term_of(step, params, tied=True)
     if term is not None:
-        criteria += of_repeated_term(term, xs, lag=lag, threshold=threshold)
-    rate, error = spectrum.exponents[0], rate_error(spectrum, chain.length)
+        criteria += of_repeated_term(term, xs, **settings)
     if chain.length:
-        criteria.append(at_mean_state(chain, lag=lag, threshold=threshold))
-        source = f"QR over a prefix of {chain.length} steps"
-        kind, name = "estimate", "leading exponent of the prefix"
-        criteria.append(from_rate(name, kind, source, rate, lag=lag, threshold=threshold))
-    fastest = jnp.abs(rate) + _NORMAL_90 * error
-    slowest = jnp.maximum(jnp.abs(rate) - _NORMAL_90 * error, 0)
-    interval = jnp.stack([horizon_of_rate(fastest, threshold), horizon_of_rate(slowest, threshold)])
-    ok = (spectrum.status != int(Status.NONFINITE)) & (spectrum.status != int(Status.EMPTY))
-    status = jnp.where(ok, int(Status.OK), spectrum.status).astype(jnp.int32)
+        criteria += linearized(chain, **settings)
+        source, needs = f"QR over a prefix of {chain.length} steps", "a prefix"
+        rate, error = spectrum.exponents[0], rate_error(spectrum, chain.length)
+        name = "leading exponent of the prefix"
+        exponent = from_rate(name, "estimate", source, needs, rate, error=error, **settings)
+        criteria.append(exponent)
+    verdict, period = _verdict(chain, tuple(criteria), **settings)
+    bad = (spectrum.status == int(Status.NONFINITE)) | jnp.isnan(verdict.rate)
+    status = jnp.where(bad, int(Status.NONFINITE), int(Status.OK))
+    status = jnp.where(chain.length == 0, int(Status.EMPTY), status).astype(jnp.int32)
+    ok = status == int(Status.OK)
+    known = jax.tree.map(lambda a: jnp.where(ok, a, jnp.nan).astype(chain.dtype), verdict[:4])
     return Prediction(
-        regime_code=regime_of_rate(rate, lag, threshold),
-        rate=rate,
-        rate_error=error,
-        horizon=jnp.where(ok, horizon_of_rate(rate, threshold), jnp.nan).astype(rate.dtype),
-        horizon_interval=interval.astype(rate.dtype),
+        regime_code=jnp.where(ok, verdict.regime_code, UNDECIDED).astype(jnp.int32),
+        rate=known[0],
+        rate_error=known[1],
+        horizon=known[2],
+        horizon_interval=known[3],
         criteria=tuple(criteria),
+        basis=verdict.basis,
+        period=period,
         status=status,
         first_bad_step=spectrum.first_bad_step,
         lag=lag,
         threshold=threshold,
         prefix=chain.length,
     )
+
+
+def _verdict(
+    chain: JacobianChain, criteria: tuple[Criterion, ...], *, lag: int, threshold: float
+) -> tuple[Verdict, Array]:
+    """Conclude from the growth on the prefix, or from Jacobians that repeat."""
+    if chain.length == 0:
+        nan, zero = jnp.asarray(jnp.nan, chain.dtype), jnp.asarray(0, jnp.int32)
+        return Verdict(nan, nan, nan, jnp.stack([nan, nan]), zero, zero), zero
+    growth = growth_of(chain)
+    trend = trend_of(growth.curves[0])
+    recurrence = recurrence_of(growth.prints)
+    steps = max(min(lag, REPLAYED), 2)
+    unknown = jnp.full(steps + 1, jnp.nan, chain.dtype)
+    replayed = lax.cond(
+        recurs(recurrence, trend),
+        lambda: replay(last_matrices(chain), recurrence.period, steps),
+        lambda: Replay(unknown, unknown[0]),
+    )
+    bound = certified_rate(criteria).astype(chain.dtype)
+    verdict = conclude(growth, trend, recurrence, replayed, bound, lag=lag, threshold=threshold)
+    return verdict, recurrence.period
+
+
+def as_criterion(prediction: Prediction) -> Criterion:
+    """Give the prediction as one more row beside the criteria."""
+    source = f"from {prediction.prefix} steps"
+    rate, error = prediction.rate, prediction.rate_error
+    settings: dict[str, Any] = {"lag": prediction.lag, "threshold": prediction.threshold}
+    row = from_rate("prediction", "estimate", source, "a prefix", rate, error=error, **settings)
+    return dataclasses.replace(row, code=prediction.regime_code)
 
 
 def rate_error(spectrum: LyapunovSpectrum, length: int) -> Float[Array, ""]:

@@ -1,0 +1,147 @@
+"""From growth by lag to one verdict: rate, horizon with an interval, regime.
+
+Growth over k steps is taken as a drift plus a random walk,
+
+    y(k) = ȳ(k) ± sqrt(v(k) + k² s²),
+
+with ȳ the curve seen on the prefix, continued by its rate; v the variance that fresh inputs make
+(what was seen between the ends of the prefix, D per step beyond); and s the error of the rate.
+The horizon is where ȳ leaves the window [ε, 1/ε], its interval where the edges of the band do.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gradhorizon.regimes._growth import Growth, Trend
+from gradhorizon.regimes._recurrence import Recurrence, Replay
+
+RECURRENT, SEEN, CONTINUED = 0, 1, 2  # what a verdict rests on
+
+REPLAYED = 1024  # lags at most that repeating Jacobians are followed through
+_WIDTH = 1.9  # half-width of the interval in standard deviations: Student's t with 7 blocks
+_DEVIATION = 4.0  # growth changes by at most a few times the relative change of the Jacobians
+_FAR = 1e9  # a horizon beyond this many steps counts as infinite
+_HUGE = 1e30  # stands for an infinite logarithm where curves are interpolated
+
+
+class Verdict(NamedTuple):
+    """What was concluded: see the attributes of `Prediction`."""
+
+    rate: Float[Array, ""]
+    rate_error: Float[Array, ""]
+    horizon: Float[Array, ""]
+    horizon_interval: Float[Array, " 2"]
+    regime_code: Int[Array, ""]
+    basis: Int[Array, ""]
+
+
+class Band(NamedTuple):
+    """Growth by lag and its standard deviation, on a grid of lags."""
+
+    middle: Float[Array, " lags"]
+    spread: Float[Array, " lags"]
+
+
+def lag_grid(known: int) -> np.ndarray:
+    """Give every lag up to `known`, and beyond it lags that grow by a twentieth."""
+    count = math.ceil(math.log(_FAR / max(known, 1)) / math.log(1.05))
+    return np.concatenate([np.arange(known + 1), max(known, 1) * 1.05 ** np.arange(1, count + 1)])
+
+
+def recurs(recurrence: Recurrence, trend: Trend) -> Bool[Array, ""]:
+    """Say whether the Jacobians repeat well enough to know more than statistics would."""
+    exact = math.sqrt(float(jnp.finfo(recurrence.deviation.dtype).eps))
+    better = _DEVIATION * recurrence.deviation < trend.error
+    return (recurrence.deviation <= exact) | better
+
+
+def seen_band(growth: Growth, trend: Trend, grid: np.ndarray) -> Band:
+    """Give the median growth over the ends, continued by the rate."""
+    known = growth.curves.shape[1] - 1
+    shortest = int(np.max(np.nonzero(grid <= max(known // 2, 1))))
+    curves = growth.curves[:, : shortest + 1]
+    lags = jnp.asarray(grid, growth.curves.dtype)
+    beyond = jnp.maximum(lags - shortest, 0)
+    within = np.minimum(np.arange(len(grid)), shortest)
+    middle = jnp.median(curves, axis=0)[within]
+    middle = _continued(middle, trend.rate, beyond)
+    finite = jnp.all(jnp.isfinite(curves), axis=0)
+    between = jnp.where(finite, jnp.var(jnp.where(finite, curves, 0), axis=0), 0)
+    walk = trend.diffusion * lags
+    fresh = jnp.maximum(between[within] + trend.diffusion * beyond, walk)
+    spread = jnp.sqrt(fresh + jnp.square(lags * trend.error))
+    return Band(middle, spread)
+
+
+def replayed_band(replay: Replay, deviation: Float[Array, ""], grid: np.ndarray) -> Band:
+    """Give the growth under repeating Jacobians, continued by its rate."""
+    known = replay.curve.shape[0] - 1
+    lags = jnp.asarray(grid, replay.curve.dtype)
+    beyond = jnp.maximum(lags - known, 0)
+    middle = replay.curve[np.minimum(np.arange(len(grid)), known)]
+    middle = _continued(middle, replay.rate, beyond)
+    return Band(middle, lags * jnp.where(jnp.isfinite(deviation), deviation, 0))
+
+
+def _continued(middle: Array, rate: Array, beyond: Array) -> Array:
+    """Add steady growth to the lags beyond the known ones; the rate may be infinite."""
+    return jnp.where(beyond > 0, middle + rate * jnp.where(beyond > 0, beyond, 1), middle)
+
+
+def conclude(
+    growth: Growth,
+    trend: Trend,
+    recurrence: Recurrence,
+    replay: Replay,
+    certified_rate: Float[Array, ""],
+    *,
+    lag: int,
+    threshold: float,
+) -> Verdict:
+    """Find where the band leaves the window, and what that means at the lag.
+
+    `certified_rate` bounds the growth per step from above; infinite where nothing is certain.
+    """
+    prefix, followed = growth.curves.shape[1] - 1, replay.curve.shape[0] - 1
+    dtype = growth.curves.dtype
+    grid = lag_grid(max(prefix, followed))
+    repeats = recurs(recurrence, trend)
+    deviation = _DEVIATION * recurrence.deviation
+    one, other = replayed_band(replay, deviation, grid), seen_band(growth, trend, grid)
+    middle, spread = (jnp.where(repeats, a, b) for a, b in zip(one, other, strict=True))
+    width = -math.log(threshold)
+    size = jnp.clip(jnp.abs(middle), 0, _HUGE)
+    lags = jnp.asarray(grid, dtype)
+    horizon, place = _crossing(size, lags, width)
+    low, _ = _crossing(size + _WIDTH * spread, lags, width)
+    high, _ = _crossing(size - _WIDTH * spread, lags, width)
+    cap = jnp.where(certified_rate < 0, -width / certified_rate, jnp.inf).astype(dtype)
+    horizon, low, high = (jnp.minimum(h, cap) for h in (horizon, low, high))
+    side = jnp.sign(middle[place]).astype(jnp.int32)
+    rate = jnp.where(repeats, replay.rate, trend.rate)
+    seen = jnp.where(horizon < prefix // 2, SEEN, CONTINUED)
+    return Verdict(
+        rate=rate,
+        rate_error=jnp.where(jnp.isneginf(rate), 0, jnp.where(repeats, deviation, trend.error)),
+        horizon=horizon,
+        horizon_interval=jnp.stack([jnp.floor(low), high]),
+        regime_code=jnp.where(horizon >= lag, 0, side).astype(jnp.int32),
+        basis=jnp.where(repeats, RECURRENT, seen).astype(jnp.int32),
+    )
+
+
+def _crossing(
+    values: Float[Array, " lags"], lags: Float[Array, " lags"], width: float
+) -> tuple[Array, Array]:
+    """Interpolate the lag at which values first exceed the width; infinite if they never do."""
+    outside = values > width
+    place = jnp.argmax(outside)
+    before = jnp.maximum(place - 1, 0)
+    rise = values[place] - values[before]
+    share = (width - values[before]) / jnp.where(rise > 0, rise, 1)
+    lag = lags[before] + jnp.clip(share, 0, 1) * (lags[place] - lags[before])
+    return jnp.where(jnp.any(outside), lag, jnp.inf), place

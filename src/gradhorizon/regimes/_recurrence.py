@@ -1,0 +1,106 @@
+"""Step Jacobians that repeat: linear networks, fixed points, short periodic orbits.
+
+Where J_t comes back after p steps, the gradient at any lag is a power of one product, and
+nothing has to be extrapolated: the last p Jacobians are applied again and again.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from gradhorizon._scaled import ZERO_EXPONENT, log_scaled, normalize
+from gradhorizon.chain.jacobian import JacobianChain
+from gradhorizon.regimes._growth import generic_cotangents
+
+_LONGEST = 8  # periods that are looked for
+_TAIL = 10.0  # nats by which transients may differ between ln ρ and the slope of the curve
+
+
+class Recurrence(NamedTuple):
+    """How well the step Jacobians repeat.
+
+    Attributes
+    ----------
+    period
+        p, steps; the one among 1 … 8 that fits best.
+    deviation
+        The largest relative change of a Jacobian over whole periods, in the second half.
+    """
+
+    period: Int[Array, ""]
+    deviation: Float[Array, ""]
+
+
+def recurrence_of(prints: Float[Array, "T n"]) -> Recurrence:
+    """Compare every step of the second half with the step of its phase in the last period."""
+    length = prints.shape[0]
+    if length < 2:
+        infinite = jnp.asarray(jnp.inf, prints.dtype)
+        return Recurrence(jnp.asarray(1, jnp.int32), infinite)
+    late = np.arange(length // 2, length)
+    deviations = []
+    for period in range(1, min(_LONGEST, length // 2) + 1):
+        phase = length - 1 - (length - 1 - late) % period
+        change = jnp.linalg.norm(prints[late] - prints[phase], axis=1)
+        size = jnp.linalg.norm(prints[phase], axis=1)
+        deviations.append(jnp.max(jnp.where(change == 0, 0, change / jnp.where(size > 0, size, 1))))
+    all_of_them = jnp.stack(deviations)
+    best = jnp.min(all_of_them)
+    good = all_of_them <= 2 * best + 64 * float(jnp.finfo(prints.dtype).eps)
+    period = jnp.argmax(good).astype(jnp.int32) + 1  # the shortest that fits as well as the best
+    return Recurrence(period, best)
+
+
+class Replay(NamedTuple):
+    """The gradient under repeating Jacobians.
+
+    Attributes
+    ----------
+    curve
+        ln of its size at lag 0 … R relative to lag 0.
+    rate
+        ln ρ of one period per step; the slope of the curve where rounding spoils eigenvalues.
+    """
+
+    curve: Float[Array, " lags"]
+    rate: Float[Array, ""]
+
+
+def last_matrices(chain: JacobianChain) -> Float[Array, "p n n"]:
+    """Give J_T, J_{T-1}, …, back to the longest period that is looked for."""
+    count = min(_LONGEST, chain.length)
+    tail = chain.segment(chain.length - count, chain.length).dense()
+    return jax.vmap(lambda item: chain.link(item).matrix())(tail.items)[::-1]
+
+
+def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""], steps: int) -> Replay:
+    """Pull generic cotangents back through the last `period` Jacobians, over and over."""
+    n, dtype = matrices.shape[1], matrices.dtype
+
+    def step(carry: Any, k: Array) -> Any:
+        block, exponent = carry
+        block, more = normalize(matrices[k % period].T @ block)
+        dead = jnp.max(jnp.abs(block)) == 0
+        exponent = jnp.where(dead, ZERO_EXPONENT, exponent + more)
+        rms = jnp.sqrt(jnp.sum(block**2) / block.shape[1])
+        return (block, exponent), log_scaled(rms, exponent)
+
+    start = (generic_cotangents(n, dtype), jnp.asarray(0, jnp.int32))
+    _, logs = lax.scan(step, start, jnp.arange(steps, dtype=jnp.int32))
+    curve = jnp.concatenate([jnp.zeros(1, dtype), logs])
+    half = steps // 2
+    slope = (curve[-1] - curve[half]) / (steps - half)
+    slope = jnp.where(jnp.isneginf(curve[-1]), -jnp.inf, slope)
+
+    def multiply(k: Any, product: Array) -> Array:
+        return jnp.where(k < period, product @ matrices[k], product)
+
+    product = lax.fori_loop(1, matrices.shape[0], multiply, matrices[0])
+    radius = jnp.max(jnp.abs(jnp.linalg.eigvals(product)))
+    asymptotic = (jnp.log(radius) / period.astype(dtype)).astype(dtype)
+    agree = jnp.abs(asymptotic - slope) <= _TAIL / max(half, 1)
+    return Replay(curve, jnp.where(agree, asymptotic, slope))
