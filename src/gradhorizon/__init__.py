@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from gradhorizon.regimes.forecast import DtypeForecast as DtypeForecast
     from gradhorizon.regimes.matrix import MatrixCriteria as MatrixCriteria
     from gradhorizon.regimes.matrix import analyze_matrix as analyze_matrix
+    from gradhorizon.regimes.paths import StatePaths as StatePaths
+    from gradhorizon.regimes.paths import state_paths as state_paths
     from gradhorizon.regimes.predict import Prediction as Prediction
     from gradhorizon.regimes.predict import predict as predict
     from gradhorizon.regimes.regime import Regime as Regime
@@ -59,6 +61,8 @@ _HOME = {
     "lyapunov_gradient": "products.sensitivity",
     "LyapunovGradient": "products.sensitivity",
     "transition_norms": "products.transition",
+    "state_paths": "regimes.paths",
+    "StatePaths": "regimes.paths",
     "Regime": "regimes.regime",
     "Criterion": "regimes.criteria",
     "analyze_matrix": "regimes.matrix",

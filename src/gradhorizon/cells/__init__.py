@@ -1,6 +1,7 @@
 """What repeats: recurrent cells as tuples of pure functions, and how their weights start."""
 
 from gradhorizon.cells._cell import Cell as Cell
+from gradhorizon.cells._cell import GatedStep as GatedStep
 from gradhorizon.cells._cell import RepeatedTerm as RepeatedTerm
 from gradhorizon.cells.additive import elman as elman
 from gradhorizon.cells.additive import linear as linear

@@ -1,7 +1,7 @@
 """What a cell is: three pure functions. And what its repeated term is, where it has one."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +57,46 @@ class RepeatedTerm(NamedTuple):
     bias: Float[Array, " n"]
     inputs: Float[Array, "n m"] | None
     preactivation: bool
+
+
+class GatedStep(Protocol):
+    """A step that says which gate keeps each part of its state.
+
+    Optional: any step with a `state_gates` method. `state_paths` then reports the path through the
+    gates alone, and time constants from them; `diagnose` shows both.
+
+    Examples
+    --------
+    A leaky unit h' = a h + (1 - a) tanh(w h) keeps the share a of its state:
+
+    >>> import jax.numpy as jnp
+    >>> import gradhorizon as gh
+    >>> class Leaky:
+    ...     def __call__(self, params, h, x):
+    ...         a, w = params
+    ...         return a * h + (1 - a) * jnp.tanh(w * h)
+    ...
+    ...     def state_gates(self, params, h, x):
+    ...         return {"h": jnp.full_like(h, params[0])}
+    >>> params = (jnp.asarray(0.75), jnp.asarray(2.0))
+    >>> chain = gh.jacobian_chain(Leaky(), params, jnp.zeros(1), length=9)
+    >>> direct, total = jnp.exp(jnp.stack(gh.state_paths(chain, lags=[1, 2]).path("h", "h")))
+    >>> direct.round(4).tolist(), total.round(4).tolist()
+    ([0.75, 0.5625], [1.25, 1.5625])
+    """
+
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        """Advance the state by one input."""
+        ...
+
+    def state_gates(self, params: Any, h: Any, x: Any) -> dict[str, Array | None]:
+        """Give g_i with h'_i = g_i h_i + …, for each float leaf of the state, in leaf order.
+
+        The key names the leaf, the value has its shape: the derivative of the new entry by the
+        old one with everything else fixed, the dependence of the gates on the state included.
+        None where a leaf has no gate.
+        """
+        ...
 
 
 def default_dtype(dtype: Any) -> np.dtype:

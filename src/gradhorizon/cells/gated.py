@@ -34,6 +34,10 @@ class LstmStep:
         memory = sigmoid(f) * memory + sigmoid(i) * tanh(g)
         return memory, sigmoid(o) * tanh(memory)
 
+    def state_gates(self, params: Any, h: Any, x: Any) -> dict[str, Array | None]:
+        """Give the forget gate, f = ∂c'/∂c at fixed h; no gate keeps the output h."""
+        return {"c": sigmoid(affine(_second_rows(params, self.hidden), h[1], x)), "h": None}
+
 
 @dataclasses.dataclass(frozen=True)
 class GruStep:
@@ -52,6 +56,15 @@ class GruStep:
         r, z = sigmoid(r_h + r_x), sigmoid(z_h + z_x)
         candidate = tanh(n_x + r * (n_h + params["d"]))
         return (1 - z) * candidate + z * h
+
+    def state_gates(self, params: Any, h: Any, x: Any) -> dict[str, Array | None]:
+        """Give the update gate z, the share of the state that is kept as it is."""
+        return {"h": sigmoid(affine(_second_rows(params, self.hidden), h, x))}
+
+
+def _second_rows(params: dict[str, Array], hidden: int) -> dict[str, Array]:
+    """Cut out what the second gate is made from: f of an LSTM, z of a GRU."""
+    return {name: leaf[hidden : 2 * hidden] for name, leaf in params.items() if name != "d"}
 
 
 @dataclasses.dataclass(frozen=True)

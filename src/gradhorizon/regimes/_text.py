@@ -13,9 +13,12 @@ from gradhorizon.regimes.regime import Regime
 if TYPE_CHECKING:
     from gradhorizon.regimes.diagnose import Diagnosis
     from gradhorizon.regimes.forecast import DtypeForecast
+    from gradhorizon.regimes.paths import StatePaths
     from gradhorizon.regimes.predict import Prediction
 
 _WIDTH = 96
+_SHOWN_PATHS = 9  # all paths of up to three parts
+_POINTS = (0.05, 0.5, 0.95)  # of the time constants that are shown
 
 
 def steps(number: Any) -> str:
@@ -59,6 +62,7 @@ def diagnosis_text(diagnosis: "Diagnosis") -> str:
         *criteria_table(diagnosis.criteria, diagnosis.lag, diagnosis.threshold),
         _disagreement(diagnosis.criteria),
         "",
+        *([] if diagnosis.paths is None else [*paths_text(diagnosis.paths), ""]),
         "directions alive: " + _alive(diagnosis),
         "plain backward pass: " + forecast_text(diagnosis.dtype_forecast),
         "",
@@ -149,6 +153,39 @@ def forecast_text(forecast: "DtypeForecast") -> str:
         kept = [n for n, f in zip(forecast.formats, forecast.flushed, strict=True) if not f]
         rule = f"kept in {', '.join(kept)} only"
     return "; ".join(words) + f" (subnormals {rule} on this device)"
+
+
+def paths_text(paths: "StatePaths") -> list[str]:
+    """Write the paths at the largest lag, and quantiles of the time constants."""
+    if paths.status != Status.OK:
+        status = Status(int(paths.status))
+        return [f"{status.name}: {status.text}."]
+    names, row = paths.names, int(np.argmax(np.asarray(paths.lags)))
+    direct, total = np.asarray(paths.direct)[row], np.asarray(paths.total)[row]
+    pairs = [(b, a) for b in range(len(names)) for a in range(len(names))]
+    if len(pairs) > _SHOWN_PATHS:
+        pairs = sorted(pairs, key=lambda p: -total[p])[:_SHOWN_PATHS]
+    head = f"paths back over {int(paths.lags[row])} steps, ln of what arrives:"
+    table = [(f"  {names[b]} → {names[a]}", direct[b, a], total[b, a]) for b, a in pairs]
+    width = max(len(head), *(len(label) for label, *_ in table))
+    lines = [f"{head:<{width}}{'direct':>10}{'total':>10}"]
+    lines += [f"{label:<{width}}{one:>10.4g}{every:>10.4g}" for label, one, every in table]
+    if len(pairs) < len(names) ** 2:
+        lines.append(f"  and {len(names) ** 2 - len(pairs)} smaller ones")
+    parts = np.split(np.asarray(paths.self_rates, dtype=float), np.cumsum(paths.sizes)[:-1])
+    for name, rates, gated in zip(names, parts, paths.gated, strict=True):
+        low, middle, high = (_duration(r) for r in np.quantile(rates, _POINTS, method="nearest"))
+        spread = f" (5 to 95 %: {low} to {high})" if low != high else ""
+        what = "gate" if gated else "self-loop"
+        lines.append(f"time constant of {name} in steps, by its {what}: {middle}{spread}")
+    return lines
+
+
+def _duration(rate: float) -> str:
+    """Write -1/rate, or a word where it is infinite or the unit grows."""
+    if rate > 0:
+        return "growing"
+    return "endless" if rate == 0 else f"{-1 / rate:.3g}"
 
 
 def _checks(diagnosis: "Diagnosis") -> str:

@@ -23,6 +23,7 @@ def advice(diagnosis: "Diagnosis") -> tuple[str, ...]:
         Regime.BALANCED: _when_balanced,
     }
     sentences = by_regime[diagnosis.regime](diagnosis)
+    sentences += _about_paths(diagnosis)
     return (*sentences, *_about_directions(diagnosis), *_about_formats(diagnosis))
 
 
@@ -84,6 +85,33 @@ def _change_of_parameters(diagnosis: "Diagnosis") -> list[str]:
         f"The rate must come between {math.log(keep):.4g} and {-math.log(keep):.4g} nats per "
         f"step to reach lag {lag}; it is {rate:.4g}."
     ]
+
+
+def _about_paths(diagnosis: "Diagnosis") -> list[str]:
+    """Say whether a declared gate decides, or the detours through the recurrent weights."""
+    paths, window = diagnosis.paths, -math.log(diagnosis.threshold)
+    if paths is None or paths.status != Status.OK:
+        return []
+    row = int(np.argmax(np.asarray(paths.lags)))
+    found = []
+    for name in (n for n, gated in zip(paths.names, paths.gated, strict=True) if gated):
+        direct, total = (float(logs[row]) for logs in paths.path(name, name))
+        sizes = f"ln {direct:.4g} by the gate alone, {total:.4g} in all, at lag {paths.lags[row]}"
+        if diagnosis.regime is Regime.EXPLODING and direct < window < total:
+            found.append(
+                f"The detours explode, not the gate of {name} ({sizes}): shrink the recurrent "
+                "weights and leave the bias of the gate."
+            )
+        if diagnosis.regime is Regime.VANISHING and total < -window:
+            half = float(np.median(np.asarray(paths.units(name))))
+            found.append(
+                f"The gate of {name} decides ({sizes}): half of its units have a time constant "
+                f"below {half:.3g} steps."
+                if total <= direct + window
+                else f"What arrives has gone round the gate of {name} ({sizes}): the recurrent "
+                "weights carry it."
+            )
+    return found
 
 
 def _about_directions(diagnosis: "Diagnosis") -> list[str]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gradhorizon._checks import is_concrete, require_integer, worded
@@ -24,6 +23,7 @@ from gradhorizon.chain.jacobian import JacobianChain, finite_steps, jacobian_cha
 from gradhorizon.chain.unroll import status_of
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradhorizon.products.singular import SingularSpectrum, singular_spectrum
+from gradhorizon.regimes._gates import has_paths, layout_of
 from gradhorizon.regimes.checks import Check, self_checks
 from gradhorizon.regimes.criteria import Criterion, from_rate
 from gradhorizon.regimes.forecast import DtypeForecast, forecast
@@ -37,8 +37,7 @@ from gradhorizon.regimes.regime import (
 )
 
 _ALL_EXPONENTS = 128  # up to this n all exponents are computed, beyond it the leading 8
-_ALIVE_LAGS = 9  # lags at which directions are counted …
-_ALIVE_REACH = 256  # … up to this one
+_ALIVE_REACH = 256  # the largest lag at which directions are counted
 _MATERIALIZE = 256 * 2**20  # bytes of Jacobians that are formed once rather than per analysis
 
 
@@ -75,6 +74,9 @@ class Diagnosis:
         When an unscaled backward pass becomes zero or infinite in each float format.
     checks
         Identities evaluated on this network, each with residual and tolerance.
+    paths
+        Which way the gradient goes through the parts of the state, and time constants: see
+        `state_paths`. None for a state of one part without declared gates.
     status, first_bad_step
         `Status.OK`, `EMPTY` for T = 0, or `NONFINITE` and where.
     lag, threshold
@@ -98,6 +100,7 @@ class Diagnosis:
     prediction: Prediction
     dtype_forecast: DtypeForecast
     checks: tuple[Check, ...]
+    paths: StatePaths | None
     status: Int[Array, "*batch"]
     first_bad_step: Int[Array, "*batch"]
     lag: int = static()
@@ -189,7 +192,8 @@ def diagnose(
     Notes
     -----
     Cost: about seven QR factorizations of n × n per step for up to 256 steps (the singular
-    values with their error bars), one QR per step for the exponents, and one backward pass.
+    values with their error bars), one QR per step for the exponents, one backward pass, and for a
+    state of several parts or with gates two products of n × n per step.
 
     Examples
     --------
@@ -223,7 +227,8 @@ def diagnose(
     parts = (first_bad_state, profile, lyapunov, singular, prediction, checks)
     sizes = {"length": chain.length, "size": chain.size}
     diagnosis = _assemble(*parts, lag=lag, threshold=threshold, **sizes)
-    return settle(dataclasses.replace(diagnosis, step=step), throw=throw)
+    paths = _paths(chain, explicit)
+    return settle(dataclasses.replace(diagnosis, step=step, paths=paths), throw=throw)
 
 
 def _first_bad_state(chain: JacobianChain) -> Int[Array, ""]:
@@ -246,6 +251,14 @@ def _materialized(chain: JacobianChain) -> JacobianChain:
     return dataclasses.replace(matrices, storage_dtype=chain.storage_dtype)
 
 
+def _paths(chain: JacobianChain, explicit: JacobianChain) -> StatePaths | None:
+    """Follow the parts of a state that has several, as far back as the exponents are affordable."""
+    if not has_paths(chain):
+        return None
+    reach = chain.length if chain.size <= _ALL_EXPONENTS else min(chain.length, _ALIVE_REACH)
+    return follow_paths(chain, explicit, layout_of(chain, None), spread_lags(reach))
+
+
 def _profile(chain: JacobianChain, explicit: JacobianChain, loss: Any) -> GradientProfile:
     """Follow back the gradient of the loss at the last step, or that of a generic loss."""
     if loss is None:
@@ -262,10 +275,7 @@ def _profile(chain: JacobianChain, explicit: JacobianChain, loss: Any) -> Gradie
 
 def _alive_lags(length: int) -> tuple[int, ...]:
     """Spread up to nine lags geometrically over 1 … min(T, 256)."""
-    if length == 0:
-        return (0,)
-    lags = np.geomspace(1, min(length, _ALIVE_REACH), _ALIVE_LAGS)
-    return tuple(sorted({round(float(lag)) for lag in lags}))
+    return spread_lags(min(length, _ALIVE_REACH))
 
 
 @compiled(static=("lag", "threshold", "length", "size"))
@@ -308,6 +318,7 @@ def _assemble(
         prediction=prediction,
         dtype_forecast=forecast(profile.log_max[::-1], rate),
         checks=checks,
+        paths=None,
         status=status,
         first_bad_step=bad,
         lag=lag,
