@@ -21,10 +21,14 @@ class Transient(NamedTuple):
         ln max_t ‖A^t‖₂ over t = 0 … horizon, nats; at least 0, the value at t = 0.
     time
         The first t at which it is reached.
+    log_last
+        ln ‖A^horizon‖₂, nats. If not positive, no later power exceeds the peak, because
+        ‖A^(horizon + t)‖ ≤ ‖A^horizon‖ ‖A^t‖.
     """
 
     log_peak: Float[Array, ""]
     time: Int[Array, ""]
+    log_last: Float[Array, ""]
 
 
 def transient_growth(A: Any, horizon: int = 512) -> Transient:
@@ -88,13 +92,14 @@ def _transient_growth(matrix: Float[Array, "n n"], horizon: int) -> Transient:
         log_norm = jnp.log(jnp.linalg.norm(image, ord=2)) + scaled[1]
         return (scaled, block), log_norm
 
-    _, logs = lax.scan(advance, (start, vectors), None, length=horizon)
+    ((last, log_scale), _), logs = lax.scan(advance, (start, vectors), None, length=horizon)
     logs = jnp.concatenate([jnp.zeros(1, dtype), logs])
     rounding = 64 * float(jnp.finfo(dtype).eps)
     time = jnp.argmax(logs >= jnp.max(logs) - rounding).astype(jnp.int32)
     power, log_size = lax.fori_loop(0, time, lambda _, scaled: multiply(scaled), start)
     peak = jnp.log(jnp.linalg.norm(power, ord=2)) + log_size
-    return Transient(jnp.maximum(peak, 0).astype(dtype), time)
+    log_last = jnp.log(jnp.linalg.norm(last, ord=2)) + log_scale
+    return Transient(jnp.maximum(peak, 0).astype(dtype), time, log_last.astype(dtype))
 
 
 def nilpotency_index(A: Any) -> Int[Array, ""]:
