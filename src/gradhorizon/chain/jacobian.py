@@ -199,7 +199,7 @@ class JacobianChain:
             self.shared, state, *between(first, start), links=self.links, length=start - first
         )
         layers, xs = between(start, stop)
-        return _assemble(self.links, self.shared, state, layers, xs, stop - start, keep=keep)
+        return assemble(self.links, self.shared, state, layers, xs, stop - start, keep=keep)
 
     def matrices(self, *, limit_bytes: int = _LIMIT) -> Float[Array, "T n n"]:
         """Materialize all step Jacobians.
@@ -314,10 +314,10 @@ def jacobian_chain(
     links = StepLinks(step, problem.space, tied, mode, True)
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), (shared, state))
     links = _resolve(links, like[0], (*like[1], *first_of((layers, problem.xs))))
-    return _assemble(links, shared, state, layers, problem.xs, problem.length, keep=True)
+    return assemble(links, shared, state, layers, problem.xs, problem.length, keep=True)
 
 
-def _assemble(
+def assemble(
     links: StepLinks, shared: Any, state: Any, layers: Any, xs: Any, length: int, *, keep: bool
 ) -> JacobianChain:
     """Unroll from a state ``(vector, auxiliary)`` and keep what fits; all states if not `keep`."""

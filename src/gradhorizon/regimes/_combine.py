@@ -10,19 +10,20 @@ The horizon is where ȳ leaves the window [ε, 1/ε], its interval where the edg
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from scipy import stats
 
-from gradhorizon.regimes._growth import Growth, Trend
+from gradhorizon.regimes._growth import Trend
 from gradhorizon.regimes._recurrence import Recurrence, Replay
+from gradhorizon.regimes.regime import window_width
 
 RECURRENT, SEEN, CONTINUED = 0, 1, 2  # what a verdict rests on
 
-REPLAYED = 1024  # lags at most that repeating Jacobians are followed through
-_WIDTH = 1.9  # half-width of the interval in standard deviations: Student's t with 7 blocks
+_LEVEL = 0.95  # upper end of the central 90 % interval
 _DEVIATION = 4.0  # growth changes by at most a few times the relative change of the Jacobians
 _FAR = 1e9  # a horizon beyond this many steps counts as infinite
 _HUGE = 1e30  # stands for an infinite logarithm where curves are interpolated
@@ -59,22 +60,26 @@ def recurs(recurrence: Recurrence, trend: Trend) -> Bool[Array, ""]:
     return (recurrence.deviation <= exact) | better
 
 
-def seen_band(growth: Growth, trend: Trend, grid: np.ndarray) -> Band:
-    """Give the median growth over the ends, continued by the rate."""
-    known = growth.curves.shape[1] - 1
-    shortest = int(np.max(np.nonzero(grid <= max(known // 2, 1))))
-    curves = growth.curves[:, : shortest + 1]
-    lags = jnp.asarray(grid, growth.curves.dtype)
-    beyond = jnp.maximum(lags - shortest, 0)
-    within = np.minimum(np.arange(len(grid)), shortest)
-    middle = jnp.median(curves, axis=0)[within]
-    middle = _continued(middle, trend.rate, beyond)
-    finite = jnp.all(jnp.isfinite(curves), axis=0)
-    between = jnp.where(finite, jnp.var(jnp.where(finite, curves, 0), axis=0), 0)
+def seen_band(curves: Float[Array, "curves lags"], trend: Trend, grid: np.ndarray) -> Band:
+    """Give the median growth over all curves, continued by the rate."""
+    lags = jnp.asarray(grid, curves.dtype)
+    known = _known(curves)
+    beyond = jnp.maximum(lags - known, 0)
+    within = np.minimum(np.arange(len(grid)), known)
+    curves = curves[:, : known + 1]
+    middle = _continued(jnp.median(curves, axis=0)[within], trend.rate, beyond)
+    alive = jnp.isfinite(curves)
+    center = jnp.sum(jnp.where(alive, curves, 0), axis=0) / jnp.maximum(jnp.sum(alive, axis=0), 1)
+    squares = jnp.where(alive, jnp.square(curves - center[None].astype(curves.dtype)), 0)
+    between = jnp.sum(squares, axis=0) / max(curves.shape[0] - 1, 1)
     walk = trend.diffusion * lags
     fresh = jnp.maximum(between[within] + trend.diffusion * beyond, walk)
-    spread = jnp.sqrt(fresh + jnp.square(lags * trend.error))
-    return Band(middle, spread)
+    return Band(middle, jnp.sqrt(fresh + jnp.square(lags * trend.error)))
+
+
+def _known(curves: Float[Array, "curves lags"]) -> int:
+    """Give the lag that all curves reach: they start from T/2 on at least."""
+    return max((curves.shape[1] - 1) // 2, 1)
 
 
 def replayed_band(replay: Replay, deviation: Float[Array, ""], grid: np.ndarray) -> Band:
@@ -93,37 +98,38 @@ def _continued(middle: Array, rate: Array, beyond: Array) -> Array:
 
 
 def conclude(
-    growth: Growth,
+    curves: Float[Array, "curves lags"],
     trend: Trend,
     recurrence: Recurrence,
     replay: Replay,
     certified_rate: Float[Array, ""],
     *,
-    lag: int,
-    threshold: float,
+    lag: Any,
+    threshold: Any,
 ) -> Verdict:
     """Find where the band leaves the window, and what that means at the lag.
 
     `certified_rate` bounds the growth per step from above; infinite where nothing is certain.
     """
-    prefix, followed = growth.curves.shape[1] - 1, replay.curve.shape[0] - 1
-    dtype = growth.curves.dtype
-    grid = lag_grid(max(prefix, followed))
+    dtype = curves.dtype
+    grid = lag_grid(max(curves.shape[1], replay.curve.shape[0]) - 1)
     repeats = recurs(recurrence, trend)
     deviation = _DEVIATION * recurrence.deviation
-    one, other = replayed_band(replay, deviation, grid), seen_band(growth, trend, grid)
+    one, other = replayed_band(replay, deviation, grid), seen_band(curves, trend, grid)
     middle, spread = (jnp.where(repeats, a, b) for a, b in zip(one, other, strict=True))
-    width = -math.log(threshold)
+    width = window_width(threshold, dtype)
     size = jnp.clip(jnp.abs(middle), 0, _HUGE)
     lags = jnp.asarray(grid, dtype)
+    reach = student(trend.freedom) * spread
     horizon, place = _crossing(size, lags, width)
-    low, _ = _crossing(size + _WIDTH * spread, lags, width)
-    high, _ = _crossing(size - _WIDTH * spread, lags, width)
+    low, _ = _crossing(size + reach, lags, width)
+    high, _ = _crossing(size - reach, lags, width)
+    low, high = _with_deaths(curves, width, low, high)
     cap = jnp.where(certified_rate < 0, -width / certified_rate, jnp.inf).astype(dtype)
     horizon, low, high = (jnp.minimum(h, cap) for h in (horizon, low, high))
     side = jnp.sign(middle[place]).astype(jnp.int32)
     rate = jnp.where(repeats, replay.rate, trend.rate)
-    seen = jnp.where(horizon < prefix // 2, SEEN, CONTINUED)
+    seen = jnp.where(horizon <= _known(curves), SEEN, CONTINUED)
     return Verdict(
         rate=rate,
         rate_error=jnp.where(jnp.isneginf(rate), 0, jnp.where(repeats, deviation, trend.error)),
@@ -134,8 +140,28 @@ def conclude(
     )
 
 
+def student(freedom: int) -> float:
+    """Give the quantile of Student's t that bounds the central 90 %."""
+    return float(stats.t.ppf(_LEVEL, freedom))
+
+
+def _with_deaths(curves: Array, width: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """Widen the interval to all exits seen, if some gradient became exactly zero.
+
+    Exact zeros are events, not a drift: the smallest and the largest of 16 exits hold the next
+    one with probability 15/17.
+    """
+    curves = curves[:, : _known(curves) + 1]
+    dies = jnp.any(jnp.isneginf(curves))
+    outside = jnp.abs(curves) > width
+    exits = jnp.where(jnp.any(outside, axis=1), jnp.argmax(outside, axis=1), jnp.inf)
+    exits = exits.astype(low.dtype)
+    early, late = jnp.minimum(low, jnp.min(exits) - 1), jnp.maximum(high, jnp.max(exits))
+    return jnp.where(dies, early, low), jnp.where(dies, late, high)
+
+
 def _crossing(
-    values: Float[Array, " lags"], lags: Float[Array, " lags"], width: float
+    values: Float[Array, " lags"], lags: Float[Array, " lags"], width: Array
 ) -> tuple[Array, Array]:
     """Interpolate the lag at which values first exceed the width; infinite if they never do."""
     outside = values > width

@@ -1,8 +1,8 @@
-"""What a short prefix shows of the gradient: its growth by lag, and whether the steps repeat.
+"""How the gradient grows with lag on short runs, and how fast on average.
 
-The backward pass of a prefix is short, so it can be run from several of its steps at once: the
-curves tell how the gradient grows at first (non-normal growth, exact zeros), how fast later, and
-how much all this differs from one end to another. A fixed vector pulled back through every
+A short backward pass can start from several steps at once. The curves tell how the gradient
+grows at first (non-normal growth, exact zeros) and how much one differs from another; their
+increments far from the start are the steady growth. A fixed vector pulled back through every
 single step tells one step Jacobian from another: where they repeat, so does everything beyond.
 """
 
@@ -16,43 +16,50 @@ from jaxtyping import Array, Float
 from gradhorizon._scaled import ZERO_EXPONENT, log_scaled, normalize
 from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain
+from gradhorizon.regimes._passes import Passes
 
-_ENDS = 8  # steps at which a gradient starts, spread over the second half of the prefix
-_COTANGENTS = 8  # orthonormal directions that stand for a generic loss
+_CURVES = 16  # gradients that are followed, shared among the passes
+_COTANGENTS = 4  # orthonormal directions that stand for a generic loss
 
 
 class Growth(NamedTuple):
-    """The gradient's growth on a prefix of T steps.
+    """The gradient's growth on runs of T steps.
 
     Attributes
     ----------
     curves
         ln of the gradient's size by lag relative to lag 0, one row for each of E ends, shape
-        (E, T + 1); the first row starts at T. NaN beyond the first step.
+        (…, E, T + 1); the first row starts at T. NaN beyond the first step.
     prints
-        J_tᵀ u for one fixed vector u, t = 1 … T, shape (T, n).
+        J_tᵀ u for one fixed vector u, t = 1 … T, shape (…, T, n).
     """
 
-    curves: Float[Array, "ends lags"]
-    prints: Float[Array, "T n"]
+    curves: Float[Array, "*passes ends lags"]
+    prints: Float[Array, "*passes T n"]
 
 
-def ends_of(length: int) -> tuple[int, ...]:
-    """Give the steps at which gradients start, the last one first; all at least T/2."""
-    spread = np.linspace(length, length / 2, _ENDS, endpoint=False)
+def growth_of(passes: Passes) -> Growth:
+    """Follow gradients back over every pass, from several ends of each."""
+    count = max(2, _CURVES // passes.groups.shape[0])
+    return passes.each(lambda chain: _growth(chain, ends_of(chain.length, count)))
+
+
+def ends_of(length: int, count: int) -> tuple[int, ...]:
+    """Give the steps at which gradients start, the last one first; all beyond T/2."""
+    spread = np.linspace(length, length / 2, count, endpoint=False)
     return tuple(sorted({max(1, round(t)) for t in spread.tolist()}, reverse=True))
 
 
 def generic_cotangents(n: int, dtype: np.dtype) -> Float[Array, "n k"]:
-    """Give up to eight fixed orthonormal directions; all of them where n is no larger."""
+    """Give up to four fixed orthonormal directions; all of them where n is no larger."""
     if n <= _COTANGENTS:
         return jnp.eye(n, dtype=dtype)
     return jax.random.orthogonal(jax.random.key(0), n, dtype=dtype)[:, :_COTANGENTS]
 
 
-def growth_of(chain: JacobianChain) -> Growth:
-    """Pull generic cotangents back from every end at once: one backward pass over the prefix."""
-    n, length, ends = chain.size, chain.length, ends_of(chain.length)
+def _growth(chain: JacobianChain, ends: tuple[int, ...]) -> Growth:
+    """Pull generic cotangents back from every end at once: one backward pass."""
+    n, length = chain.size, chain.length
     coframe = generic_cotangents(n, chain.dtype)
     width = coframe.shape[1]
     mark = jnp.cos(jnp.arange(1, n + 1).astype(chain.dtype))[:, None]
@@ -81,41 +88,76 @@ def growth_of(chain: JacobianChain) -> Growth:
 
 
 class Trend(NamedTuple):
-    """Steady growth along a prefix.
+    """Steady growth.
 
     Attributes
     ----------
     rate
         Mean growth, nats per step; -inf where the gradient vanishes exactly.
     error
-        Its standard error from the scatter between blocks of steps.
+        Its standard error.
     diffusion
-        The variance that growth over many steps gathers, nats² per step.
+        The variance that growth over many steps gathers on fresh inputs, nats² per step.
+    freedom
+        The number of independent pieces that the error rests on, less one.
     """
 
     rate: Float[Array, ""]
     error: Float[Array, ""]
     diffusion: Float[Array, ""]
+    freedom: int
 
 
-def trend_of(curve: Float[Array, " lags"]) -> Trend:
-    """Measure the growth per step on the curve of the last end, without both its edges.
+def trend_of(curves: Float[Array, "passes lags"], passes: Passes) -> Trend:
+    """Average the growth over the places of all passes, and analyze its variance.
 
-    An eighth is left out at either edge: near lag 0 the gradient still turns towards the
-    direction that grows fastest, and at the far edge the state still comes from h_0.
+    The last place of a pass is left out: the gradient still turns towards the direction that
+    grows fastest there. So is the first place of a prefix that is not run again, whose state
+    still comes from h_0.
     """
-    length = curve.shape[0] - 1
-    edge = length // 8
-    blocks = max(1, min(8, (length - 2 * edge) // 2))
-    size = (length - 2 * edge) // blocks
-    places = edge + size * np.arange(blocks + 1)
-    values = curve[places]
-    dead = jnp.isneginf(values[-1])
-    values = jnp.where(jnp.isfinite(values), values, 0)
-    rates = (values[1:] - values[:-1]) / size
-    rate = jnp.where(dead, -jnp.inf, (values[-1] - values[0]) / (size * blocks))
-    if blocks < 2:  # one step shows no scatter: nothing is known but its own growth
-        error = jnp.where(dead, 0, jnp.abs(rate))
-        return Trend(rate, error, error**2 * size)
-    variance = jnp.where(dead, 0, jnp.var(rates, ddof=1))
-    return Trend(rate, jnp.sqrt(variance / blocks), variance * size)
+    places, size = passes.groups.shape[1], passes.size
+    first = 1 if passes.groups.shape[0] == 1 and places > 3 else 0
+    last = max(places - 1, first + 1)
+    at = curves[:, curves.shape[1] - 1 - size * np.arange(first, last + 1)]
+    rates, groups = (at[:, :-1] - at[:, 1:]) / size, passes.groups[:, first:last]
+    alive = jnp.isfinite(rates)
+    dead = jnp.mean(jnp.isneginf(curves[:, -1]).astype(curves.dtype)) > 0.5
+    mean = jnp.sum(jnp.where(alive, rates, 0)) / jnp.maximum(jnp.sum(alive), 1)
+    mean = mean.astype(curves.dtype)
+    rates = jnp.where(alive, rates, mean)
+    members = np.unique(groups)
+    if len(members) < 2:  # one piece shows no scatter: nothing is known but its own growth
+        error = jnp.abs(mean)
+        return _unless(dead, Trend(mean, error, error**2 * size, 1))
+    between, within, count = _analysis_of_variance(rates, groups, members)
+    error = jnp.sqrt(jnp.maximum(between, within) / groups.size)
+    fresh = jnp.maximum(between, within)
+    if passes.repeated:  # a piece stands `count` times among these, among fresh ones once
+        fresh = jnp.maximum(between - within, 0) / count + within
+    return _unless(dead, Trend(mean, error, fresh * size, len(members) - 1))
+
+
+def _unless(dead: Array, trend: Trend) -> Trend:
+    """Replace the trend by that of an exactly vanishing gradient."""
+    rate, error, diffusion = (
+        jnp.where(dead, other, value)
+        for other, value in zip((-jnp.inf, 0.0, 0.0), trend[:3], strict=True)
+    )
+    return Trend(rate, error, diffusion, trend.freedom)
+
+
+def _analysis_of_variance(
+    rates: Float[Array, "passes places"], groups: np.ndarray, members: np.ndarray
+) -> tuple[Array, Array, float]:
+    """Give the mean squares between and within groups, and the mean size of a group."""
+    belongs = (groups.ravel()[None] == members[:, None]).astype(float)
+    counts = belongs.sum(axis=1)
+    weights = jnp.asarray(belongs / counts[:, None], rates.dtype)
+    flat = rates.ravel()
+    means = weights @ flat
+    spread = jnp.asarray(counts, rates.dtype) * jnp.square(means - jnp.mean(flat))
+    between = jnp.sum(spread) / (len(members) - 1)
+    left = groups.size - len(members)
+    residuals = flat - jnp.asarray(belongs.T, rates.dtype) @ means
+    within = jnp.sum(residuals**2) / max(left, 1)
+    return between, within, float(counts.mean())

@@ -14,7 +14,7 @@ from gradhorizon.regimes.criteria import Criterion, criterion
 _NEWTON_STEPS = 12
 
 
-def linearized(chain: JacobianChain, *, lag: Any, threshold: float) -> tuple[Criterion, ...]:
+def linearized(chain: JacobianChain, *, lag: Any, threshold: Any) -> tuple[Criterion, ...]:
     """Give ρ(J) at the average of the prefix's second half, and at the fixed point next to it.
 
     Integer inputs and auxiliary state have no average; their last value is used. The fixed

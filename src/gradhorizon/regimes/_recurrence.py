@@ -17,6 +17,7 @@ from gradhorizon.chain.jacobian import JacobianChain
 from gradhorizon.regimes._growth import generic_cotangents
 
 _LONGEST = 8  # periods that are looked for
+_FOLLOWED = 1024  # lags that repeating Jacobians are followed through
 _TAIL = 10.0  # nats by which transients may differ between ln ρ and the slope of the curve
 
 
@@ -35,9 +36,9 @@ class Recurrence(NamedTuple):
     deviation: Float[Array, ""]
 
 
-def recurrence_of(prints: Float[Array, "T n"]) -> Recurrence:
-    """Compare every step of the second half with the step of its phase in the last period."""
-    length = prints.shape[0]
+def recurrence_of(prints: Float[Array, "passes T n"]) -> Recurrence:
+    """Compare every step of each pass's second half with that of its phase in the last period."""
+    length = prints.shape[1]
     if length < 2:
         infinite = jnp.asarray(jnp.inf, prints.dtype)
         return Recurrence(jnp.asarray(1, jnp.int32), infinite)
@@ -45,8 +46,8 @@ def recurrence_of(prints: Float[Array, "T n"]) -> Recurrence:
     deviations = []
     for period in range(1, min(_LONGEST, length // 2) + 1):
         phase = length - 1 - (length - 1 - late) % period
-        change = jnp.linalg.norm(prints[late] - prints[phase], axis=1)
-        size = jnp.linalg.norm(prints[phase], axis=1)
+        change = jnp.linalg.norm(prints[:, late] - prints[:, phase], axis=2)
+        size = jnp.linalg.norm(prints[:, phase], axis=2)
         deviations.append(jnp.max(jnp.where(change == 0, 0, change / jnp.where(size > 0, size, 1))))
     all_of_them = jnp.stack(deviations)
     best = jnp.min(all_of_them)
@@ -77,9 +78,15 @@ def last_matrices(chain: JacobianChain) -> Float[Array, "p n n"]:
     return jax.vmap(lambda item: chain.link(item).matrix())(tail.items)[::-1]
 
 
-def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""], steps: int) -> Replay:
+def unknown_replay(dtype: np.dtype) -> Replay:
+    """Stand in for a replay where the Jacobians do not repeat."""
+    curve = jnp.full(_FOLLOWED + 1, jnp.nan, dtype)
+    return Replay(curve, curve[0])
+
+
+def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""]) -> Replay:
     """Pull generic cotangents back through the last `period` Jacobians, over and over."""
-    n, dtype = matrices.shape[1], matrices.dtype
+    n, dtype, steps = matrices.shape[1], matrices.dtype, _FOLLOWED
 
     def step(carry: Any, k: Array) -> Any:
         block, exponent = carry

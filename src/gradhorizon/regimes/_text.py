@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradhorizon._record import Status
+from gradhorizon.regimes._combine import CONTINUED, RECURRENT, SEEN
 from gradhorizon.regimes.criteria import Criterion, disagreements
 from gradhorizon.regimes.regime import Regime
 
@@ -60,7 +61,7 @@ def diagnosis_text(diagnosis: "Diagnosis") -> str:
         f"{diagnosis.length} steps, state of {diagnosis.size}, window ε = {diagnosis.threshold:g}",
         "",
         *criteria_table(diagnosis.criteria, diagnosis.lag, diagnosis.threshold),
-        _disagreement(diagnosis.criteria),
+        _disagreement(diagnosis.criteria[:-1], diagnosis.criteria[-1].verdict, "the last row"),
         "",
         *([] if diagnosis.paths is None else [*paths_text(diagnosis.paths), ""]),
         "directions alive: " + _alive(diagnosis),
@@ -85,11 +86,30 @@ def prediction_text(prediction: "Prediction") -> str:
             f"{steps(prediction.horizon)} steps (90 %: {low} to {high}).",
             f"rate {float(prediction.rate):.4g} ± {float(prediction.rate_error):.2g} nats per "
             f"step from {prediction.prefix} steps",
+            *textwrap.wrap(f"because {prediction.reason}", _WIDTH),
             "",
             *criteria_table(prediction.criteria, prediction.lag, prediction.threshold),
-            _disagreement(prediction.criteria),
+            _disagreement(prediction.criteria, prediction.regime, "the prediction"),
         ]
     )
+
+
+def prediction_reason(prediction: "Prediction") -> str:
+    """Say what a prediction rests on."""
+    if int(prediction.status) != int(Status.OK):
+        return Status(int(prediction.status)).text
+    period, prefix = int(prediction.period), prediction.prefix
+    same = "all steps have the same Jacobian"
+    repeat = same if period == 1 else f"the step Jacobians repeat every {period} steps"
+    basis = {
+        RECURRENT: f"{repeat}: the gradient at any lag is a power of one product",
+        SEEN: f"the gradient leaves the window within the prefix of {prefix} steps",
+        CONTINUED: f"the growth seen on {prefix} steps is continued by its rate",
+    }[int(prediction.basis)]
+    certified = [c for c in prediction.criteria if c.kind == "certificate" and c.verdict]
+    if certified and prediction.regime is Regime.VANISHING:
+        basis += "; that it vanishes is certain, since no step can grow it"
+    return f"{basis}."
 
 
 def criteria_table(criteria: tuple[Criterion, ...], lag: int, threshold: float) -> list[str]:
@@ -111,13 +131,13 @@ def criteria_table(criteria: tuple[Criterion, ...], lag: int, threshold: float) 
     return rows
 
 
-def _disagreement(criteria: tuple[Criterion, ...]) -> str:
-    """Say which criteria contradict the last one."""
-    wrong = disagreements(criteria)
+def _disagreement(criteria: tuple[Criterion, ...], reference: Any, whom: str) -> str:
+    """Say which criteria contradict the best that is known."""
+    wrong = disagreements(criteria, reference)
     if not wrong:
-        return "No criterion contradicts the last row."
+        return f"No criterion contradicts {whom}."
     verb = "contradicts" if len(wrong) == 1 else "contradict"
-    return f"{', '.join(wrong)} {verb} the last row."
+    return f"{', '.join(wrong)} {verb} {whom}."
 
 
 def _alive(diagnosis: "Diagnosis") -> str:

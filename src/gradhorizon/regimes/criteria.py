@@ -75,7 +75,7 @@ def criterion(
     value: Any,
     rate: Any,
     lag: Any,
-    threshold: float,
+    threshold: Any,
     error: Any = math.nan,
     at: float = 1.0,
     upper_bound: bool = False,
@@ -95,7 +95,7 @@ def criterion(
 
 
 def of_repeated_term(
-    term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float
+    term: RepeatedTerm, xs: Any, *, lag: Any, threshold: Any
 ) -> tuple[Criterion, ...]:
     """Give what the repeated matrix says: certificate, spectral radius, mean field.
 
@@ -156,7 +156,7 @@ def _largest_slope(term: RepeatedTerm) -> Array:
     return jnp.abs(jax.grad(term.activation.function)(jnp.zeros((), term.matrix.dtype)))
 
 
-def _mean_field(term: RepeatedTerm, xs: Any, *, lag: Any, threshold: float) -> Criterion:
+def _mean_field(term: RepeatedTerm, xs: Any, *, lag: Any, threshold: Any) -> Criterion:
     """Give χ = σ_w² E φ'², the growth per step of the squared gradient as n → ∞."""
     W, n = term.matrix, term.matrix.shape[0]
     variance_w = jnp.mean(W**2) * n
@@ -200,7 +200,7 @@ def from_rate(
     rate: Any,
     *,
     lag: Any,
-    threshold: float,
+    threshold: Any,
     error: Any = math.nan,
 ) -> Criterion:
     """Make a criterion out of an exponent: value and rate are the same number."""

@@ -27,7 +27,8 @@ from gradhorizon.regimes._gates import has_paths, layout_of
 from gradhorizon.regimes.checks import Check, self_checks
 from gradhorizon.regimes.criteria import Criterion, from_rate
 from gradhorizon.regimes.forecast import DtypeForecast, forecast
-from gradhorizon.regimes.predict import Prediction, predict_chain, rate_error
+from gradhorizon.regimes.paths import StatePaths, follow_paths, spread_lags
+from gradhorizon.regimes.predict import Prediction, as_criterion, predict_chain, rate_error
 from gradhorizon.regimes.regime import (
     UNDECIDED,
     reach_of_profile,
@@ -215,7 +216,6 @@ def diagnose(
     stop = min(chain.length, max(20, chain.length // 10))
     prediction = predict_chain(
         chain.segment(0, stop),
-        lyapunov_spectrum(explicit.segment(0, stop), 1, throw=False),
         step,
         params,
         None if xs is None else jax.tree.map(lambda a: a[:stop], xs),
@@ -299,10 +299,11 @@ def _assemble(
     code = jnp.where(status == int(Status.OK), regime_of_reach(reach, lag), UNDECIDED)
     name, source = "leading exponent of all steps", f"QR over {length} steps"
     settings = {"lag": lag, "threshold": threshold}
-    exponent = from_rate(name, "estimate", source, rate, **settings)
+    whole = "the whole sequence"
+    exponent = from_rate(name, "estimate", source, whole, rate, error=error, **settings)
     slope = _slope(by_lag, min(lag, length))
     source = "one backward pass, exact scale"
-    measured = from_rate("measured gradient", "measured", source, slope, **settings)
+    measured = from_rate("measured gradient", "measured", source, whole, slope, **settings)
     measured = dataclasses.replace(measured, code=code.astype(jnp.int32))
     return Diagnosis(
         regime_code=code.astype(jnp.int32),
@@ -314,7 +315,7 @@ def _assemble(
         lyapunov=lyapunov,
         singular=singular,
         alive=singular.alive(threshold),
-        criteria=(*prediction.criteria, exponent, measured),
+        criteria=(*prediction.criteria, as_criterion(prediction), exponent, measured),
         prediction=prediction,
         dtype_forecast=forecast(profile.log_max[::-1], rate),
         checks=checks,

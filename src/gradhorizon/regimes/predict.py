@@ -16,11 +16,12 @@ from gradhorizon.chain._outcome import settle
 from gradhorizon.chain.jacobian import JacobianChain, jacobian_chain
 from gradhorizon.chain.unroll import unroll
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
-from gradhorizon.regimes._combine import REPLAYED, Verdict, conclude, recurs
+from gradhorizon.regimes._combine import Verdict, conclude, recurs
 from gradhorizon.regimes._found import find_repeated_term, of_found_term
 from gradhorizon.regimes._growth import growth_of, trend_of
 from gradhorizon.regimes._linearized import linearized
-from gradhorizon.regimes._recurrence import Replay, last_matrices, recurrence_of, replay
+from gradhorizon.regimes._passes import passes_of
+from gradhorizon.regimes._recurrence import last_matrices, recurrence_of, replay, unknown_replay
 from gradhorizon.regimes.criteria import (
     Criterion,
     certified_rate,
@@ -160,8 +161,8 @@ def predict(
     blocks of steps and between ends gives the interval. A certificate bounds all of these. The
     size of the gradient is that of a generic loss at the last step, as in `diagnose`. Inputs
     beyond the prefix are taken to be of its kind. Cost: one forward pass, one backward pass
-    with up to 64 columns over the prefix, `lag` (at most 1024) products of n × n with 8
-    columns where Jacobians repeat, and a few O(n³) factorizations.
+    with up to 64 columns over the prefix, 1024 products of n × n with 8 columns
+    where Jacobians repeat, and a few O(n³) factorizations.
 
     Examples
     --------
@@ -211,10 +212,11 @@ def predict_chain(
         lyapunov_spectrum(chain, 1, throw=False),
         params if declares else None,
         xs if declares else None,
+        lag=jnp.asarray(lag, chain.dtype),
+        threshold=jnp.asarray(threshold, chain.dtype),
         step=step if declares else None,
-        lag=lag,
-        threshold=threshold,
     )
+    prediction = dataclasses.replace(prediction, lag=lag, threshold=threshold)
     if declares or not tied or not is_concrete((chain, params)):
         return prediction
     found = find_repeated_term(chain, params)
@@ -224,16 +226,16 @@ def predict_chain(
     return dataclasses.replace(prediction, criteria=(*more, *prediction.criteria))
 
 
-@compiled(static=("step", "lag", "threshold"))
+@compiled(static=("step",))
 def _predict(
     chain: JacobianChain,
     spectrum: LyapunovSpectrum,
     params: Any,
     xs: Any,
     *,
+    lag: Float[Array, ""],
+    threshold: Float[Array, ""],
     step: Any,
-    lag: int,
-    threshold: float,
 ) -> Prediction:
     settings: dict[str, Any] = {"lag": lag, "threshold": threshold}
     criteria: list[Criterion] = []
@@ -264,31 +266,31 @@ def _predict(
         period=period,
         status=status,
         first_bad_step=spectrum.first_bad_step,
-        lag=lag,
-        threshold=threshold,
+        lag=0,
+        threshold=0.0,
         prefix=chain.length,
     )
 
 
 def _verdict(
-    chain: JacobianChain, criteria: tuple[Criterion, ...], *, lag: int, threshold: float
+    chain: JacobianChain, criteria: tuple[Criterion, ...], *, lag: Any, threshold: Any
 ) -> tuple[Verdict, Array]:
     """Conclude from the growth on the prefix, or from Jacobians that repeat."""
     if chain.length == 0:
         nan, zero = jnp.asarray(jnp.nan, chain.dtype), jnp.asarray(0, jnp.int32)
         return Verdict(nan, nan, nan, jnp.stack([nan, nan]), zero, zero), zero
-    growth = growth_of(chain)
-    trend = trend_of(growth.curves[0])
+    passes = passes_of(chain)
+    growth = growth_of(passes)
+    trend = trend_of(growth.curves[:, 0], passes)
     recurrence = recurrence_of(growth.prints)
-    steps = max(min(lag, REPLAYED), 2)
-    unknown = jnp.full(steps + 1, jnp.nan, chain.dtype)
     replayed = lax.cond(
         recurs(recurrence, trend),
-        lambda: replay(last_matrices(chain), recurrence.period, steps),
-        lambda: Replay(unknown, unknown[0]),
+        lambda: replay(last_matrices(passes.first()), recurrence.period),
+        lambda: unknown_replay(chain.dtype),
     )
     bound = certified_rate(criteria).astype(chain.dtype)
-    verdict = conclude(growth, trend, recurrence, replayed, bound, lag=lag, threshold=threshold)
+    curves = growth.curves.reshape(-1, growth.curves.shape[-1])
+    verdict = conclude(curves, trend, recurrence, replayed, bound, lag=lag, threshold=threshold)
     return verdict, recurrence.period
 
 

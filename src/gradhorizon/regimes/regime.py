@@ -6,7 +6,6 @@ the horizon is at least L, else the side on which the gradient left. A rate alon
 """
 
 import enum
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -64,20 +63,23 @@ def require_threshold(threshold: Any) -> float:
     return float(threshold)
 
 
-def horizon_of_rate(rate: Any, threshold: float) -> Any:
+def window_width(threshold: Any, dtype: Any) -> Float[Array, ""]:
+    """Give ln(1/ε), by which a gradient may grow or shrink and still be inside."""
+    return -jnp.log(jnp.asarray(threshold, dtype))
+
+
+def horizon_of_rate(rate: Any, threshold: Any) -> Any:
     """Give ln(1/ε)/|rate|: the lag at which steady growth or decay leaves the window."""
     size = jnp.abs(jnp.asarray(rate))
-    return jnp.where(size > 0, -math.log(threshold) / jnp.where(size > 0, size, 1), jnp.inf)
+    width = window_width(threshold, size.dtype)
+    return jnp.where(size > 0, width / jnp.where(size > 0, size, 1), jnp.inf)
 
 
-def regime_of_rate(rate: Any, lag: Any, threshold: float) -> Int[Array, "..."]:
+def regime_of_rate(rate: Any, lag: Any, threshold: Any) -> Int[Array, "..."]:
     """Give the code of the regime at `lag` under steady growth or decay."""
-    growth = jnp.asarray(rate) * lag
-    return _code(growth, threshold)
-
-
-def _code(growth: Array, threshold: float) -> Int[Array, "..."]:
-    width = -math.log(threshold)
+    rate = jnp.asarray(rate)
+    growth = rate * jnp.asarray(lag, rate.dtype)
+    width = window_width(threshold, rate.dtype)
     return jnp.where(growth > width, 1, jnp.where(growth < -width, -1, 0)).astype(jnp.int32)
 
 
@@ -98,7 +100,7 @@ def reach_of_profile(by_lag: Float[Array, " lags"], rate: Any, threshold: float)
     Reach
         The horizon, whether it was observed, and the side.
     """
-    width = -math.log(threshold)
+    width = window_width(threshold, by_lag.dtype)
     outside = jnp.abs(by_lag) > width
     observed = jnp.any(outside)
     exit_lag = jnp.argmax(outside)
