@@ -38,7 +38,7 @@ class Settings:
     depths: tuple[int, ...] = (1, 2, 4, 8, 16)
 
 
-SMALL = Settings(width=100, depths=(1, 2, 4))
+SMALL = Settings(width=64, depths=(1, 2, 4))
 
 
 class Unit(NamedTuple):
