@@ -87,9 +87,11 @@ def replayed_band(replay: Replay, deviation: Float[Array, ""], grid: np.ndarray)
     known = replay.curve.shape[0] - 1
     lags = jnp.asarray(grid, replay.curve.dtype)
     beyond = jnp.maximum(lags - known, 0)
-    middle = replay.curve[np.minimum(np.arange(len(grid)), known)]
+    within = np.minimum(np.arange(len(grid)), known)
+    middle = replay.curve[within]
     middle = _continued(middle, replay.rate, beyond)
-    return Band(middle, lags * jnp.where(jnp.isfinite(deviation), deviation, 0))
+    drift = lags * jnp.where(jnp.isfinite(deviation), deviation, 0)
+    return Band(middle, jnp.hypot(drift, replay.scatter[within]))
 
 
 def _continued(middle: Array, rate: Array, beyond: Array) -> Array:

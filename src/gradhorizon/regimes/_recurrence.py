@@ -4,6 +4,7 @@ Where J_t comes back after p steps, the gradient at any lag is a power of one pr
 nothing has to be extrapolated: the last p Jacobians are applied again and again.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,8 @@ from gradhorizon.regimes._growth import generic_cotangents
 
 _LONGEST = 8  # periods that are looked for
 _FOLLOWED = 1024  # lags that repeating Jacobians are followed through
+_COTANGENTS = 8
+_GENERIC = 16  # directions over which a measured gradient is averaged
 _TAIL = 10.0  # nats by which transients may differ between ln ρ and the slope of the curve
 
 
@@ -63,11 +66,14 @@ class Replay(NamedTuple):
     ----------
     curve
         ln of its size at lag 0 … R relative to lag 0.
+    scatter
+        The standard deviation that the choice of the cotangents gives to `curve`.
     rate
         ln ρ of one period per step; the slope of the curve where rounding spoils eigenvalues.
     """
 
     curve: Float[Array, " lags"]
+    scatter: Float[Array, " lags"]
     rate: Float[Array, ""]
 
 
@@ -81,7 +87,7 @@ def last_matrices(chain: JacobianChain) -> Float[Array, "p n n"]:
 def unknown_replay(dtype: np.dtype) -> Replay:
     """Stand in for a replay where the Jacobians do not repeat."""
     curve = jnp.full(_FOLLOWED + 1, jnp.nan, dtype)
-    return Replay(curve, curve[0])
+    return Replay(curve, curve, curve[0])
 
 
 def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""]) -> Replay:
@@ -93,11 +99,13 @@ def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""]) -> Replay:
         block, more = normalize(matrices[k % period].T @ block)
         dead = jnp.max(jnp.abs(block)) == 0
         exponent = jnp.where(dead, ZERO_EXPONENT, exponent + more)
-        rms = jnp.sqrt(jnp.sum(block**2) / block.shape[1])
-        return (block, exponent), log_scaled(rms, exponent)
+        squares = jnp.sum(block**2, axis=0)
+        mean = jnp.mean(squares)
+        variation = jnp.std(squares) / jnp.where(mean > 0, mean, 1)
+        return (block, exponent), (log_scaled(jnp.sqrt(mean), exponent), variation)
 
-    start = (generic_cotangents(n, dtype), jnp.asarray(0, jnp.int32))
-    _, logs = lax.scan(step, start, jnp.arange(steps, dtype=jnp.int32))
+    start = (generic_cotangents(n, _COTANGENTS, dtype, 0), jnp.asarray(0, jnp.int32))
+    _, (logs, variation) = lax.scan(step, start, jnp.arange(steps, dtype=jnp.int32))
     curve = jnp.concatenate([jnp.zeros(1, dtype), logs])
     half = steps // 2
     slope = (curve[-1] - curve[half]) / (steps - half)
@@ -110,4 +118,7 @@ def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""]) -> Replay:
     radius = jnp.max(jnp.abs(jnp.linalg.eigvals(product)))
     asymptotic = (jnp.log(radius) / period.astype(dtype)).astype(dtype)
     agree = jnp.abs(asymptotic - slope) <= _TAIL / max(half, 1)
-    return Replay(curve, jnp.where(agree, asymptotic, slope))
+    own = 0.0 if n <= _COTANGENTS else 1 / _COTANGENTS
+    other = 0.0 if n <= _GENERIC else 1 / _GENERIC
+    scatter = jnp.concatenate([jnp.zeros(1, dtype), variation * (math.sqrt(own + other) / 2)])
+    return Replay(curve, scatter, jnp.where(agree, asymptotic, slope))
