@@ -8,7 +8,16 @@ from types import ModuleType
 
 from gradhorizon._checks import worded
 
-NAMES = ("depth", "repetition")
+NAMES = (
+    "depth",
+    "repetition",
+    "isometry",
+    "tying_is_irrelevant_when_shallow",
+    "pascanu_certificate",
+    "criteria_disagree",
+    "critical_line",
+    "nonnormal_transients",
+)
 
 
 def load(name: str) -> ModuleType:
