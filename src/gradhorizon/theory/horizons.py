@@ -24,10 +24,10 @@ def _over(amount: Any, rate: Array) -> Array:
     return jnp.where(rate > 0, amount / jnp.where(rate > 0, rate, 1), jnp.inf)
 
 
-def _width(threshold: Any) -> Array:
-    if jnp.ndim(threshold) == 0:
+def _width(threshold: Array) -> Array:
+    if threshold.ndim == 0:
         require_positive("threshold", threshold, below=1.0)
-    return -jnp.log(floats(threshold)[0])
+    return -jnp.log(threshold)
 
 
 def lyapunov(exponent: Any, threshold: Any = 1e-3) -> Float[Array, "..."]:
@@ -60,8 +60,8 @@ def lyapunov(exponent: Any, threshold: Any = 1e-3) -> Float[Array, "..."]:
     >>> round(float(gh.theory.horizons.lyapunov(-jnp.log(10.0), threshold=1e-3)), 12)
     3.0
     """
-    exponent, width = floats(exponent, _width(threshold).astype(jnp.result_type(float)))
-    return _over(width, jnp.abs(exponent))
+    exponent, threshold = floats(exponent, threshold)
+    return _over(_width(threshold), jnp.abs(exponent))
 
 
 def certified(

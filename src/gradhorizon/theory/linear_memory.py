@@ -16,12 +16,13 @@ from gradhorizon.theory._dtype import floats
 
 
 def _arguments(eigenvalue: Any, *others: Any) -> tuple[Array, ...]:
-    """Give λ, real or complex, and the other arguments in one precision."""
+    """Give λ, real or complex, and the other arguments in its dtype."""
     value = jnp.asarray(eigenvalue)
     if not jnp.issubdtype(value.dtype, jnp.complexfloating):
         return floats(value, *others)
     real, imaginary, *rest = floats(value.real, value.imag, *others)
-    return lax.complex(real, imaginary), *rest
+    value = lax.complex(real, imaginary)
+    return value, *(other.astype(value.dtype) for other in rest)
 
 
 def _loss(eigenvalue: Inexact[Array, "..."]) -> Float[Array, "..."]:
@@ -49,7 +50,7 @@ def _from_autocovariance(eigenvalue: Any, autocovariance: Any) -> tuple[Array, A
 
     start = (jnp.zeros_like(value), jnp.zeros_like(value))
     (total, derivative), _ = lax.scan(horner, start, covariance[::-1])
-    spectrum = 2 * jnp.real(total) - covariance[0]
+    spectrum = jnp.real(2 * total - covariance[0])
     return _moments(_loss(value), spectrum, jnp.real(value * derivative))
 
 
