@@ -5,7 +5,6 @@ input process with NumPy from a seed, so that nothing is compiled; networks with
 form a group, whose arrays have equal shapes and can be mapped over.
 """
 
-import itertools
 import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from gradhorizon.studies import _zoo_matrices as m
 from gradhorizon.studies._zoo_additive import Additive
 from gradhorizon.studies._zoo_gated import Gated
 
-PREFIX, TRUTH = 1, 2  # which sequence of a network's input process is drawn
+PREFIX, TRUTH, AGAIN = 1, 2, 4  # which sequence of a network's input process is drawn
 
 
 class Kind(NamedTuple):
@@ -65,7 +64,7 @@ class Network(NamedTuple):
     seed: tuple[int, ...]
 
     def inputs(self, length: int, sequence: int) -> np.ndarray | None:
-        """Draw the sequence `PREFIX` or `TRUTH` of its inputs."""
+        """Draw the sequence `PREFIX`, `TRUTH` or `AGAIN` of its inputs."""
         if self.process is None:
             return None
         return self.process.draw(np.random.default_rng([*self.seed, sequence]), length)
@@ -188,18 +187,17 @@ def draw(kind: str, count: int, seed: int = 0) -> list[Network]:
 
 
 def group(networks: Iterable[Network]) -> list[Group]:
-    """Put networks of equal step and shapes together, and stack their arrays."""
-
-    def key(network: Network) -> str:
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves((network.params, network.h0))]
-        return repr((network.step, shapes, network.process is None))
-
+    """Put networks of equal step and shapes together, in order of appearance, and stack them."""
+    found: dict[Any, list[Network]] = {}
+    for network in networks:
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves((network.params, network.h0)))
+        key = network.step, shapes, network.process is None
+        found.setdefault(key, []).append(network)
     groups = []
-    for _, members in itertools.groupby(sorted(networks, key=key), key=key):
-        found = tuple(members)
+    for members in found.values():
         params, h0 = (
             jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
-            for trees in ([n.params for n in found], [n.h0 for n in found])
+            for trees in ([n.params for n in members], [n.h0 for n in members])
         )
-        groups.append(Group(found[0].step, found, params, h0))
+        groups.append(Group(members[0].step, tuple(members), params, h0))
     return groups

@@ -37,11 +37,11 @@ HOMOGENEOUS = ("relu", "identity")  # their states grow with the gradient
 
 
 def draw_target(rng: np.random.Generator, activation: str, *, below: bool = False) -> float:
-    """Draw a rate: three in five between 0.002 and 0.05 nats per step, the others 0.02 to 0.6.
+    """Draw a rate: one in four between 0.002 and 0.05 nats per step, the others 0.02 to 0.6.
 
     `below` asks for decay only, where saturation keeps the networks from growing.
     """
-    low, high = (2e-3, 0.05) if rng.random() < 0.6 else (0.02, 0.6)
+    low, high = (2e-3, 0.05) if rng.random() < 0.25 else (0.02, 0.6)
     size = np.exp(rng.uniform(np.log(low), np.log(high)))
     sign = -1.0 if below else rng.choice([-1.0, 1.0])
     limit = 0.3 if activation in HOMOGENEOUS else 0.6

@@ -50,11 +50,11 @@ class Process(NamedTuple):
 
 
 def draw_process(rng: Generator, width: int = WIDTH) -> Process:
-    """Draw a kind of input, its size (0.1 to 2), its memory (2 to 30 steps) and its density."""
+    """Draw a kind of input, its size (0.1 to 2), its memory (2 to 10 steps) and its density."""
     return Process(
         name=PROCESSES[rng.integers(len(PROCESSES))],
         scale=float(np.exp(rng.uniform(np.log(0.1), np.log(2.0)))),
-        memory=float(np.exp(rng.uniform(np.log(2.0), np.log(30.0)))),
+        memory=float(np.exp(rng.uniform(np.log(2.0), np.log(10.0)))),
         rate=float(np.exp(rng.uniform(np.log(0.03), np.log(0.3)))),
         level=rng.normal(size=width),
     )

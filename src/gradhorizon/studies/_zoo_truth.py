@@ -39,7 +39,9 @@ class Reach(NamedTuple):
     side: np.ndarray
 
 
-def measure(group: Group, *, lags: int = LAGS, length: int = LENGTH) -> np.ndarray:
+def measure(
+    group: Group, *, lags: int = LAGS, length: int = LENGTH, sequence: int = TRUTH
+) -> np.ndarray:
     """Measure ln of the gradient's size at lag 0 … lags relative to lag 0, on fresh inputs.
 
     Parameters
@@ -50,17 +52,24 @@ def measure(group: Group, *, lags: int = LAGS, length: int = LENGTH) -> np.ndarr
         The longest lag.
     length
         Steps of the sequence, from the initial state; the first length - lags only settle.
+    sequence
+        `TRUTH`, or `AGAIN` for a second measurement with other inputs and cotangents.
 
     Returns
     -------
     np.ndarray
         Shape (networks, lags + 1); NaN for networks whose state or gradient is not finite.
     """
-    frames = np.stack([_cotangents(network) for network in group.networks])
-    arguments = (group.params, group.h0, group.inputs(length, TRUTH), frames)
+    frames = np.stack([_cotangents(network, sequence) for network in group.networks])
+    arguments = (group.params, group.h0, group.inputs(length, sequence), frames)
     chunk = max(1, min(32, int(_BYTES / (8 * length * frames.shape[1]))))
-    run = functools.partial(_growth, group.step, lags=lags, length=length)
-    return in_chunks(jax.jit(jax.vmap(run)), arguments, chunk)
+    return in_chunks(_mapped(group.step, lags, length), arguments, chunk)
+
+
+@functools.lru_cache(maxsize=8)
+def _mapped(step: Any, lags: int, length: int) -> Callable[..., Any]:
+    """Compile the measurement once for both sequences."""
+    return jax.jit(jax.vmap(functools.partial(_growth, step, lags=lags, length=length)))
 
 
 def in_chunks(function: Callable[..., Any], arguments: Any, size: int) -> Any:
@@ -75,10 +84,10 @@ def in_chunks(function: Callable[..., Any], arguments: Any, size: int) -> Any:
     return jax.tree.map(lambda *a: np.concatenate(a)[:count], *parts)
 
 
-def _cotangents(network: Any) -> np.ndarray:
+def _cotangents(network: Any, sequence: int) -> np.ndarray:
     """Draw orthonormal rows, shape (min(n, 16), n)."""
     n = sum(np.size(leaf) for leaf in jax.tree.leaves(network.h0))
-    rng = np.random.default_rng([*network.seed, 3])
+    rng = np.random.default_rng([*network.seed, 3 if sequence == TRUTH else 5])
     columns, _ = np.linalg.qr(rng.normal(size=(n, min(n, _COTANGENTS))))
     return columns.T
 
