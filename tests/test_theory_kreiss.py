@@ -129,6 +129,32 @@ def test_kreiss_is_close_to_the_supremum_and_never_above(name, A):
     assert exact * (1 - 1e-3) <= float(bounds.kreiss(A)) <= exact * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_kreiss_peaks_at_an_angle_that_no_eigenvalue_has(sign):
+    """All eigenvalues are 0; all powers of a positive matrix add up at z > 0, or at z < 0."""
+    A = sign * np.triu(np.full((16, 16), 0.3), 1)
+
+    def negative(s):
+        resolvent = np.linalg.inv(sign * (1 + np.exp(s)) * np.eye(16) - A)
+        return -np.exp(s) * np.linalg.norm(resolvent, 2)
+
+    exact = -optimize.minimize_scalar(negative, bounds=(-6, 3), method="bounded").fun
+    assert exact > 3
+    assert exact * (1 - 1e-4) <= float(bounds.kreiss(A)) <= exact * (1 + 1e-9)
+
+
+def test_rounding_in_float32_never_lifts_the_bound():
+    """σ_min of about 1e-6 is known to 10 % in float32; float64 sees the same matrix exactly."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        t = rng.uniform(0, np.pi)
+        Q = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
+        A = (Q @ jordan(1 - 1e-4, 1e-2) @ Q.T).astype(np.float32)
+        exact = float(bounds.kreiss(A.astype(np.float64)))
+        assert exact > 5
+        assert 0.5 * exact <= float(bounds.kreiss(A)) <= exact * (1 + 1e-6)
+
+
 def test_kreiss_under_vmap_and_of_large_entries():
     stack = jnp.asarray(np.stack([JORDAN, 0.5 * np.eye(2), 3 * np.eye(2)]))
     found = jax.vmap(bounds.kreiss)(stack)
