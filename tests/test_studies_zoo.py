@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from gradhorizon.studies import _zoo, _zoo_gain, _zoo_inputs, _zoo_truth
+from gradhorizon.studies import _zoo, _zoo_gain, _zoo_inputs, _zoo_score, _zoo_truth
 
 NETWORKS = {kind: _zoo.draw(kind, 2) for kind in _zoo.KINDS}
 
@@ -131,3 +131,73 @@ def test_gains_of_linear_networks_meet_their_targets():
     zeros = np.zeros((3, 1, 5))
     gains = _zoo_gain.near_target(W, zeros, zeros[:, 0], targets, "identity", None)
     assert np.max(np.abs(np.log(gains) - targets)) < 1e-3
+
+
+def test_second_measurement_is_another_one():
+    network = next(n for n in _zoo.draw("tanh, ring", 2) if n.process.name != "constant")
+    (group,) = _zoo.group([network])
+    first, second = (
+        _zoo_truth.measure(group, lags=20, length=30, sequence=s) for s in (_zoo.TRUTH, _zoo.AGAIN)
+    )
+    assert not np.array_equal(first, second)
+
+
+def test_horizon_error_is_the_distance_from_the_step_of_the_exit():
+    """H = 10 stands for an exit between 10 and 11: 10.7 is right, 22 and 5 are wrong by 2."""
+    predicted = np.array([10.0, 10.7, 11.0, 22.0, 5.0, np.inf, np.nan])
+    error = _zoo_score.horizon_error(predicted, np.full(7, 10.0))
+    assert np.allclose(error[:5], [0, 0, 0, 1, 1], atol=1e-12)
+    assert np.all(np.isinf(error[5:]))
+    assert _zoo_score.horizon_error(np.array([0.5, 2.0]), np.zeros(2)).tolist() == [0.0, 1.0]
+
+
+def records():
+    """Give five networks: right, right and uncertain, wrong, falsely certified, overflowing."""
+    return {
+        "kind": np.array(list("abcde")),
+        "finite": np.array([True, True, True, True, False]),
+        "true horizon": np.array([100.0, 1000.0, 50.0, 200.0, 3.0]),
+        "true side": np.array([-1, 0, 1, 1, -1]),
+        "code": np.array([-1, 0, -1, 1, 1]),
+        "horizon": np.array([100.5, 2000.0, 25.0, 402.0, 1.0]),
+        "low": np.array([90.0, 800.0, 20.0, 150.0, 1.0]),
+        "high": np.array([110.0, np.inf, 40.0, 500.0, 2.0]),
+        "violation": np.array([-1.0, -np.inf, -3.0, 5.0, 9.0]),
+        "rate: largest singular value": np.array([-0.1, np.nan, 0.1, -0.2, 0.1]),
+        "code: largest singular value": np.array([-1, 2, 2, -1, 2]),
+    }
+
+
+def test_scores_count_by_hand():
+    found = _zoo_score.scores(records())
+    counts = ("networks", "left out", "in band", "observed", "covered", "certificate violations")
+    assert [found[name] for name in counts] == [4, 1, 1, 3, 3, 1]
+    assert (found["certificates"], found["false certificates"]) == (2, 1)
+    assert found["confusion"] == [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
+    assert (found["predict"]["right"], found["predict"]["right outside band"]) == (3, 2)
+    assert found["predict"]["median error"] == pytest.approx(1.0)
+    rule = found["σ₁(W) < 1/γ"]
+    assert (rule["right"], rule["decided"]) == (1, 2)
+    assert found[_zoo_score.CONSTANT]["right"] == 1
+
+
+def test_a_criterion_that_a_group_lacks_is_undecided_there():
+    first, second = records(), records()
+    for column in ("rate: largest singular value", "code: largest singular value"):
+        del second[column]
+    joined = _zoo_score.joined([first, second])
+    assert np.all(joined["code: largest singular value"][5:] == _zoo_score.UNDECIDED)
+    assert np.all(np.isnan(joined["rate: largest singular value"][5:]))
+
+
+def test_records_put_prediction_and_measurement_side_by_side():
+    """A linear network shrinking by e^-0.05 a step leaves the window after 138 steps."""
+    network = next(n for n in _zoo.draw("linear, symmetric", 3) if n.size == 8)
+    shrink = {**network.params, "W": math.exp(-0.05) * np.eye(8)}
+    (group,) = _zoo.group([network._replace(params=shrink)] * 2)
+    growth = _zoo_truth.measure(group, lags=200, length=210)
+    found = _zoo_score.records_of(group, growth, _zoo_score.predicted(group))
+    assert found["true horizon"].tolist() == [138, 138]
+    assert np.allclose(found["horizon"], math.log(1e3) / 0.05, rtol=0.01)
+    assert np.all(found["code"] == -1)
+    assert np.all(np.abs(found["violation"]) < 1e-9)
