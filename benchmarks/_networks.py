@@ -113,3 +113,36 @@ class Referee:
                 return float("nan")
             self._known[key] = qr_loop(jacobians(self._W, states), self._k)
         return float(np.max(np.abs(np.sort(np.asarray(exponents))[::-1] - self._known[key])))
+
+
+def table(
+    result: dict[str, dict[str, Any]],
+    referee: Referee,
+    states: np.ndarray,
+    problem: dict[str, Any],
+    floor: str,
+    peer: str,
+) -> list[dict[str, Any]]:
+    """Give one row for each contestant, judged on its own trajectory; floors give no exponents."""
+    rounding = referee.learn(states)
+    nan = float("nan")
+    differences = {
+        name: referee.judge(*entry["value"])
+        for name, entry in result.items()
+        if not name.startswith("floor")
+    }
+    least = result[floor]["best"]
+    other = result[peer]["best"] if peer in result else nan
+    return [
+        {
+            **problem,
+            "method": name,
+            "seconds": entry["best"],
+            "in floors": entry["best"] / least,
+            "ratio to lyapax": entry["best"] / other,
+            "first call": entry["first"],
+            "largest difference": differences.get(name, nan),
+            "rounding of the oracle": rounding,
+        }
+        for name, entry in result.items()
+    ]

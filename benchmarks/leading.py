@@ -5,7 +5,7 @@ which costs as much as one more column and dominates at k = 1.
 """
 
 from _harness import is_small, race, store
-from _networks import Referee, orthogonal, products, step, tanh_network, trajectory
+from _networks import Referee, orthogonal, products, step, table, tanh_network, trajectory
 from _peers import lyapax_spectrum, versions
 
 import jax
@@ -61,34 +61,8 @@ def measure(n, k, steps):
     if peer is not None:
         contestants[PEER] = lambda: peer(*at)
     result = race(contestants, repeats=5)
-    return table(result, W, trajectory(W, h0, steps), {"n": n, "k": k, "T": steps})
-
-
-def table(result, W, states, problem):
-    """Give one row for each contestant, judged on its own trajectory."""
-    referee = Referee(W, problem["k"])
-    rounding = referee.learn(states)
-    differences = {
-        name: referee.judge(*entry["value"])
-        for name, entry in result.items()
-        if not name.startswith("floor")
-    }
-    floor = result[FLOOR]["best"]
-    peer = result[PEER]["best"] if PEER in result else float("nan")
-    return [
-        {
-            **problem,
-            "gain": GAIN,
-            "method": name,
-            "seconds": entry["best"],
-            "in floors": entry["best"] / floor,
-            "ratio to lyapax": entry["best"] / peer,
-            "first call": entry["first"],
-            "largest difference": differences.get(name, float("nan")),
-            "rounding of the oracle": rounding,
-        }
-        for name, entry in result.items()
-    ]
+    problem = {"n": n, "k": k, "T": steps, "gain": GAIN}
+    return table(result, Referee(W, k), trajectory(W, h0, steps), problem, FLOOR, PEER)
 
 
 def main() -> None:

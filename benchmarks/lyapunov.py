@@ -14,6 +14,7 @@ from _networks import (
     products,
     qr_loop,
     step,
+    table,
     tanh_network,
     trajectory,
 )
@@ -80,33 +81,8 @@ def measure(n, gain, steps, *, with_torch):
         result = race(contestants, repeats=3)
         if torch_loop is not None:
             result["torch"]["value"] = result["torch"]["value"], torch_loop.states
-    return table(result, W, states, {"n": n, "gain": gain, "T": steps})
-
-
-def table(result, W, states, problem):
-    """Give one row for each contestant, judged on its own trajectory."""
-    referee = Referee(W)
-    rounding = referee.learn(states)
-    differences = {
-        name: referee.judge(*entry["value"])
-        for name, entry in result.items()
-        if not name.startswith("floor")
-    }
-    floor = result[FLOOR]["best"]
-    peer = result[PEER]["best"] if PEER in result else float("nan")
-    return [
-        {
-            **problem,
-            "method": name,
-            "seconds": entry["best"],
-            "in floors": entry["best"] / floor,
-            "ratio to lyapax": entry["best"] / peer,
-            "first call": entry["first"],
-            "largest difference": differences.get(name, float("nan")),
-            "rounding of the oracle": rounding,
-        }
-        for name, entry in result.items()
-    ]
+    problem = {"n": n, "gain": gain, "T": steps}
+    return table(result, Referee(W), states, problem, FLOOR, PEER)
 
 
 def main() -> None:
