@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +57,11 @@ def _hard_matrices(dtype: np.dtype, n: int) -> jax.Array:
     return jnp.stack([base, base * grades[None], repeated])
 
 
-def lu_self_test(dtype: np.dtype, n: int = 48) -> list[tuple[str, bool]]:
-    """Factorize the same matrices by LU, column by column to rounding of that column.
+Finding = tuple[str, bool]  # a line of text, and whether the test passed
+
+
+def lu_self_test(dtype: np.dtype, n: int = 48) -> list[Finding]:
+    """Factorize hard matrices by LU, column by column to rounding of that column.
 
     Bounds: each column of B - L R below 60 n eps times that of B, |L| ≤ 1, R upper triangular,
     the pivot rows a permutation, and a batch factorized at once within the first bound.
@@ -73,33 +78,28 @@ def lu_self_test(dtype: np.dtype, n: int = 48) -> list[tuple[str, bool]]:
     list
         Pairs of a line of text and whether the test passed.
     """
-    stack, eps = _hard_matrices(dtype, n), float(jnp.finfo(dtype).eps)
-    batch = pivoted_lu(stack)
-    results = []
-    for index, name in enumerate(_NAMES):
-        matrix = stack[index]
-        with jax.default_matmul_precision("highest"):
-            parts = (pivoted_lu(matrix), tuple(part[index] for part in batch))
-            losses = [
-                jnp.max(
-                    jnp.linalg.norm(matrix - lower @ upper, axis=0)
-                    / jnp.linalg.norm(matrix, axis=0)
-                )
-                for lower, upper, _ in parts
-            ]
-        (lower, upper, rows), worst = parts[0], max(map(float, losses))
+    stack, bound = _hard_matrices(dtype, n), 60 * n * float(jnp.finfo(dtype).eps)
+
+    def judge(matrix: Any, alone: Any, batched: Any) -> Finding:
+        sizes = jnp.linalg.norm(matrix, axis=0)
+        worst = max(
+            float(jnp.max(jnp.linalg.norm(matrix - lower @ upper, axis=0) / sizes))
+            for lower, upper, _ in (alone, batched)
+        )
+        lower, upper, rows = alone
         passed = (
-            worst <= 60 * n * eps
+            worst <= bound
             and float(jnp.max(jnp.abs(lower))) <= 1
             and bool(jnp.all(jnp.tril(upper, -1) == 0))
             and sorted(rows.tolist()) == list(range(n))
         )
-        results.append((f"LU {dtype} {name}: residual {worst:.1e}", passed))
-    return results
+        return f"residual {worst:.1e}", passed
+
+    return _self_test(f"LU {dtype}", stack, pivoted_lu, pivoted_lu(stack), judge)
 
 
-def qr_self_test(dtype: np.dtype, n: int = 48) -> list[tuple[str, bool]]:
-    """Factorize random, graded and rank-deficient matrices and check the factors.
+def qr_self_test(dtype: np.dtype, n: int = 48) -> list[Finding]:
+    """Factorize hard matrices by QR and check the factors.
 
     Bounds: ‖A - QR‖ ≤ 60 n eps ‖A‖, ‖I - QᵀQ‖ ≤ 30 n eps, R upper triangular, and a batch
     factorized at once equal to one by one within the first bound.
@@ -116,22 +116,36 @@ def qr_self_test(dtype: np.dtype, n: int = 48) -> list[tuple[str, bool]]:
     list
         Pairs of a line of text and whether the test passed.
     """
-    stack, eps = _hard_matrices(dtype, n), float(jnp.finfo(dtype).eps)
-    together = jax.vmap(positive_qr)(stack)
-    results = []
-    for index, name in enumerate(_NAMES):
-        with jax.default_matmul_precision("highest"):
-            q, r = positive_qr(stack[index])
-            size = jnp.linalg.norm(stack[index])
-            residual = jnp.linalg.norm(stack[index] - q @ r) / size
-            skew = jnp.linalg.norm(jnp.eye(n, dtype=dtype) - q.T @ q)
-            batched = jnp.linalg.norm(together[0][index] @ together[1][index] - q @ r) / size
+    stack, bound = _hard_matrices(dtype, n), 60 * n * float(jnp.finfo(dtype).eps)
+
+    def judge(matrix: Any, alone: Any, batched: Any) -> Finding:
+        (q, r), size = alone, jnp.linalg.norm(matrix)
+        residual = float(jnp.linalg.norm(matrix - q @ r) / size)
+        skew = float(jnp.linalg.norm(jnp.eye(n, dtype=dtype) - q.T @ q))
+        difference = float(jnp.linalg.norm(batched[0] @ batched[1] - q @ r) / size)
         passed = (
-            float(residual) <= 60 * n * eps
-            and float(skew) <= 30 * n * eps
-            and float(batched) <= 60 * n * eps
+            residual <= bound
+            and skew <= bound / 2
+            and difference <= bound
             and bool(jnp.all(jnp.tril(r, -1) == 0))
         )
-        text = f"QR {dtype} {name}: residual {float(residual):.1e}, orthogonality {float(skew):.1e}"
-        results.append((text, passed))
-    return results
+        return f"residual {residual:.1e}, orthogonality {skew:.1e}", passed
+
+    return _self_test(f"QR {dtype}", stack, positive_qr, jax.vmap(positive_qr)(stack), judge)
+
+
+def _self_test(
+    title: str,
+    stack: jax.Array,
+    factorize: Callable[[Any], tuple[Any, ...]],
+    together: tuple[Any, ...],
+    judge: Callable[[Any, Any, Any], Finding],
+) -> list[Finding]:
+    """Judge the factors of each matrix alone beside those of the batch."""
+    findings = []
+    for index, name in enumerate(_NAMES):
+        batched = tuple(part[index] for part in together)
+        with jax.default_matmul_precision("highest"):
+            text, passed = judge(stack[index], factorize(stack[index]), batched)
+        findings.append((f"{title} {name}: {text}", passed))
+    return findings
