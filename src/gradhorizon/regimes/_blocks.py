@@ -46,7 +46,12 @@ class Blocks(NamedTuple):
 
     def spread(self, numbers: Float[Array, "k k"]) -> Float[Array, "n n"]:
         """Repeat one number per block over the entries of the block."""
-        return numbers[self.owner[:, None], self.owner[None, :]]
+        # broadcasts: a gather of every entry would take as long as the product itself
+        count, sizes = len(self.sizes), list(enumerate(self.sizes))
+        wide = [jnp.broadcast_to(numbers[:, i : i + 1], (count, s)) for i, s in sizes]
+        rows = jnp.concatenate(wide, axis=1)
+        tall = [jnp.broadcast_to(rows[i : i + 1], (s, rows.shape[1])) for i, s in sizes]
+        return jnp.concatenate(tall, axis=0)
 
     def normalize(self, matrix: Float[Array, "n n"]) -> tuple[Array, Array]:
         """Divide every block by the power of two that brings its largest entry into [1/2, 1)."""

@@ -69,8 +69,9 @@ def seen_band(curves: Float[Array, "curves lags"], trend: Trend, grid: np.ndarra
     curves = curves[:, : known + 1]
     middle = _continued(jnp.median(curves, axis=0)[within], trend.rate, beyond)
     alive = jnp.isfinite(curves)
-    center = jnp.sum(jnp.where(alive, curves, 0), axis=0) / jnp.maximum(jnp.sum(alive, axis=0), 1)
-    squares = jnp.where(alive, jnp.square(curves - center[None].astype(curves.dtype)), 0)
+    count = jnp.maximum(jnp.sum(alive.astype(curves.dtype), axis=0), 1)
+    center = jnp.sum(jnp.where(alive, curves, 0), axis=0) / count
+    squares = jnp.where(alive, jnp.square(curves - center[None]), 0)
     between = jnp.sum(squares, axis=0) / max(curves.shape[0] - 1, 1)
     walk = trend.diffusion * lags
     fresh = jnp.maximum(between[within] + trend.diffusion * beyond, walk)
@@ -156,8 +157,8 @@ def _with_deaths(curves: Array, width: Array, low: Array, high: Array) -> tuple[
     curves = curves[:, : _known(curves) + 1]
     dies = jnp.any(jnp.isneginf(curves))
     outside = jnp.abs(curves) > width
-    exits = jnp.where(jnp.any(outside, axis=1), jnp.argmax(outside, axis=1), jnp.inf)
-    exits = exits.astype(low.dtype)
+    exits = jnp.argmax(outside, axis=1).astype(low.dtype)
+    exits = jnp.where(jnp.any(outside, axis=1), exits, jnp.inf)
     early, late = jnp.minimum(low, jnp.min(exits) - 1), jnp.maximum(high, jnp.max(exits))
     return jnp.where(dies, early, low), jnp.where(dies, late, high)
 

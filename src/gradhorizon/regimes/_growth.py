@@ -125,8 +125,8 @@ def trend_of(curves: Float[Array, "passes lags"], passes: Passes) -> Trend:
     rates, groups = (at[:, :-1] - at[:, 1:]) / size, passes.groups[:, first:last]
     alive = jnp.isfinite(rates)
     dead = jnp.mean(jnp.isneginf(curves[:, -1]).astype(curves.dtype)) > 0.5
-    mean = jnp.sum(jnp.where(alive, rates, 0)) / jnp.maximum(jnp.sum(alive), 1)
-    mean = mean.astype(curves.dtype)
+    count = jnp.maximum(jnp.sum(alive.astype(curves.dtype)), 1)
+    mean = jnp.sum(jnp.where(alive, rates, 0)) / count
     rates = jnp.where(alive, rates, mean)
     members = np.unique(groups)
     if len(members) < 2:  # one piece shows no scatter: nothing is known but its own growth

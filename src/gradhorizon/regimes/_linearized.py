@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from gradhorizon.chain._links import StepLinks
 from gradhorizon.chain.jacobian import JacobianChain
+from gradhorizon.regimes._in_turn import solve, spectral_radius
 from gradhorizon.regimes.criteria import Criterion, criterion
 
 _NEWTON_STEPS = 12
@@ -27,7 +28,7 @@ def linearized(chain: JacobianChain, *, lag: Any, threshold: Any) -> tuple[Crite
         return jnp.mean(late, axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[-1]
 
     def make(name: str, source: str, needs: str, jacobian: Array) -> Criterion:
-        radius = jnp.max(jnp.abs(jnp.linalg.eigvals(jacobian)))
+        radius = spectral_radius(jacobian)
         settings = {"lag": lag, "threshold": threshold}
         return criterion(
             name, "estimate", source, needs, value=radius, rate=jnp.log(radius), **settings
@@ -56,7 +57,7 @@ def _fixed_point(chain: JacobianChain, item: Any) -> Array:
 
     def newton(_: Any, point: Array) -> Array:
         change, slope = residual(point)
-        return point - jnp.linalg.solve(slope, change)
+        return point - solve(slope, change)
 
     point = lax.fori_loop(0, _NEWTON_STEPS, newton, start)
     left = jnp.max(jnp.abs(residual(point)[0]))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from gradhorizon._scaled import ZERO_EXPONENT, log_scaled, normalize
 from gradhorizon.chain.jacobian import JacobianChain
 from gradhorizon.regimes._growth import generic_cotangents
+from gradhorizon.regimes._in_turn import spectral_radius
 
 _LONGEST = 8  # periods that are looked for
 _FOLLOWED = 1024  # lags that repeating Jacobians are followed through
@@ -115,7 +116,7 @@ def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""]) -> Replay:
         return jnp.where(k < period, product @ matrices[k], product)
 
     product = lax.fori_loop(1, matrices.shape[0], multiply, matrices[0])
-    radius = jnp.max(jnp.abs(jnp.linalg.eigvals(product)))
+    radius = spectral_radius(product)
     asymptotic = (jnp.log(radius) / period.astype(dtype)).astype(dtype)
     agree = jnp.abs(asymptotic - slope) <= _TAIL / max(half, 1)
     own = 0.0 if n <= _COTANGENTS else 1 / _COTANGENTS

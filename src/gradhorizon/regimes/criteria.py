@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from gradhorizon._record import record, static
 from gradhorizon.cells._cell import RepeatedTerm
+from gradhorizon.regimes._in_turn import largest_singular_value, spectral_radius
 from gradhorizon.regimes.regime import UNDECIDED, regime_from_code, regime_of_rate
 from gradhorizon.theory import mean_field
 
@@ -115,10 +116,10 @@ def of_repeated_term(
     """
     slope = _largest_slope(term)
     leak, W = term.leak, term.matrix
-    largest = jnp.linalg.norm(W, ord=2)
+    largest = largest_singular_value(W)
     eye = jnp.eye(W.shape[0], dtype=W.dtype)
     at_rest = (1 - leak) * eye + leak * slope * W
-    radius = jnp.max(jnp.abs(jnp.linalg.eigvals(at_rest)))
+    radius = spectral_radius(at_rest)
     step_bound = (1 - leak) + leak * slope * largest
     kind = "estimate" if term.activation.slope_bound is None else "certificate"
     found = [

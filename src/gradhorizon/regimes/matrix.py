@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from gradhorizon._checks import (
@@ -236,6 +237,7 @@ def analyze_matrix(W: Any, *, slope_bound: Any = 1.0) -> MatrixCriteria:
 
 
 @compiled
+@sequential_vmap
 def _analyze(matrix: Float[Array, "n n"], slope_bound: Float[Array, ""]) -> MatrixCriteria:
     transient, resolvent = bounds.transient_growth(matrix), bounds.resolvent(matrix)
     return MatrixCriteria(
