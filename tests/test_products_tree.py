@@ -307,19 +307,28 @@ def test_masks_of_relu():
 
 
 def test_depth_is_logarithmic_and_all_pairs_of_a_level_are_one_batch(monkeypatch):
-    calls = []
+    """With powers of two for products: the sum of the exponents tells what was multiplied."""
+    lengths, scan = [], lax.scan
 
-    def counted(late, early):
-        calls.append(1)
-        return late
+    def counted(body, start, steps, length):
+        lengths.append((length, start.mantissa.shape[0]))
+        return scan(body, start, steps, length=length)
 
-    monkeypatch.setattr(_tree, "combine", counted)
+    def add(late, early):
+        return late._replace(exponent=late.exponent + early.exponent - 1)
+
+    monkeypatch.setattr(_tree, "combine", add)
+    monkeypatch.setattr(lax, "scan", counted)
+    identity = _udt.start(2, jnp.dtype(float))
     for count in (1, 2, 3, 4, 5, 8, 13):
-        calls.clear()
-        identity = _udt.start(2, jnp.dtype(float))
+        lengths.clear()
+        powers = 10 ** jnp.arange(count, dtype=jnp.int32) % 9973
         products = jax.tree.map(lambda leaf, s=count: jnp.stack([leaf] * s), identity)
-        assert jax.eval_shape(_tree.reduce_tree, products).right.shape == (2, 2)
-        assert len(calls) == math.ceil(math.log2(count))
+        products = products._replace(exponent=products.exponent + powers[:, None])
+        product = _tree.reduce_tree(products)
+        assert product.exponent.tolist() == [1 + int(powers.sum())] * 2
+        levels = math.ceil(math.log2(count))
+        assert lengths == ([(levels, 2**levels)] if levels else [])
 
 
 def test_batches_and_single_products_agree():

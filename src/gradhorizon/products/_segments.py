@@ -24,7 +24,12 @@ class Passage(NamedTuple):
 
 
 def follow(chain: JacobianChain, segments: int) -> Passage:
-    """Compute the singular values of the whole product, and of its perturbed copies."""
+    """Compute the singular values of the whole product, and of its perturbed copies.
+
+    The number of segments is rounded up to a power of two, as many as the tree has places: no
+    work is lost there. (A batch of 7 products of 16 × 16 also crashes LLVM under jaxlib 0.10.2.)
+    """
+    segments = 1 << (segments - 1).bit_length()
     matrices, missing = _factors(chain, segments)
     eps = float(jnp.finfo(chain.storage_dtype).eps)
     steps = jnp.arange(chain.length + missing, dtype=jnp.int32).reshape(segments, -1)
@@ -58,7 +63,7 @@ def _segment(matrices: Float[Array, "m n n"], steps: Int[Array, " m"], eps: floa
         products, count = carry
         matrix, step = inputs
         scaled, common, _ = _udt.prescale(matrix)
-        due = (count > 0) & (count % _udt.REFRESH_EVERY == 0)
+        due = _stratified.refresh_due(count)
         products = lax.cond(due, lambda ps: tuple(map(_udt.refresh, ps)), lambda ps: ps, products)
         product, *copies = products
         pushed = _probes.push(tuple(copies), scaled, common, eps, step)

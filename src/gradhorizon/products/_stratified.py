@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gradhorizon._scaled import log_scaled
 from gradhorizon.chain._sweep import sweep
@@ -87,14 +87,18 @@ def follow(chain: JacobianChain, lags: tuple[int, ...]) -> Passage:
     return sweep(part, body, start, reverse=True)[0]
 
 
+def refresh_due(steps: Int[Array, ""]) -> Bool[Array, ""]:
+    """Say whether V is to be renewed before the next step, after so many."""
+    return (steps > 0) & (steps % _udt.REFRESH_EVERY == 0)
+
+
 def _multiply(
     now: Passage, matrix: Float[Array, "n n"], t: Array, eps: float, stop: Array
 ) -> Passage:
     """Multiply by J_tᵀ from the left; at a `stop` the copies are factorized too."""
     scaled, common, dense = _udt.prescale(matrix)
     bad = ~jnp.isfinite(jnp.max(jnp.abs(matrix)))
-    due = (now.step > 0) & (now.step % _udt.REFRESH_EVERY == 0)
-    product = lax.cond(due, _udt.refresh, lambda p: p, now.product)
+    product = lax.cond(refresh_due(now.step), _udt.refresh, lambda p: p, now.product)
     product, loss = _udt.factorize_measured(_udt.push(product, scaled, common))
     copies = _probes.push(now.probes.copies, scaled, common, eps, t)
     probes = now.probes._replace(copies=copies, since=now.probes.since + 1)

@@ -104,15 +104,33 @@ def reduce_tree(products: Udt) -> Udt:
     -------
     Udt
         The product of all, the last segment on the left.
+
+    Notes
+    -----
+    One level is compiled, and run for all: identities fill the segments up to a power of two, and
+    each level multiplies half as many pairs of use, in as many places. Unrolled, the program
+    would grow with every level. Cost: S/2 log₂ S products instead of S - 1, where all places of a
+    level are one batch.
     """
-    while (count := products.mantissa.shape[0]) > 1:
-        paired = count - count % 2
-        early = jax.tree.map(lambda a, stop=paired: a[0:stop:2], products)
-        late = jax.tree.map(lambda a, stop=paired: a[1:stop:2], products)
+    count, n = products.mantissa.shape
+    if count == 1:
+        return jax.tree.map(lambda a: a[0], products)
+    levels = (count - 1).bit_length()
+    places = 2**levels
+    products = jax.tree.map(
+        lambda a, one: jnp.concatenate([a, jnp.broadcast_to(one, (places - count, *one.shape))]),
+        products,
+        _udt.start(n, products.mantissa.dtype),
+    )
+
+    def level(products: Udt, _: None) -> tuple[Udt, None]:
+        early = jax.tree.map(lambda a: a[0::2], products)
+        late = jax.tree.map(lambda a: a[1::2], products)
         joined = jax.vmap(combine)(late, early)
-        products = jax.tree.map(
-            lambda new, old, stop=paired: jnp.concatenate([new, old[stop:]]), joined, products
-        )
+        # the second half is of no use, and must only stay in the range of numbers
+        return jax.tree.map(lambda a: jnp.concatenate([a, a]), joined), None
+
+    products, _ = lax.scan(level, products, None, length=levels)
     return jax.tree.map(lambda a: a[0], products)
 
 

@@ -14,7 +14,7 @@ from gradhorizon.chain._outcome import settle
 from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
-from gradhorizon.products import _udt
+from gradhorizon.products import _stratified, _udt
 
 
 @record
@@ -78,8 +78,7 @@ def _norms(chain: JacobianChain) -> _Norms:
     def body(carry: tuple[_udt.Udt, Array], link: Any, _: None) -> Any:
         product, count = carry
         matrix = link.matrix().T
-        due = (count > 0) & (count % _udt.REFRESH_EVERY == 0)
-        product = lax.cond(due, _udt.refresh, lambda p: p, product)
+        product = lax.cond(_stratified.refresh_due(count), _udt.refresh, lambda p: p, product)
         product = _udt.step(product, matrix)
         finite = jnp.all(jnp.isfinite(matrix))
         return (product, count + 1), (_log_norm(product), finite)
