@@ -137,7 +137,7 @@ def conclude(
         rate=rate,
         rate_error=jnp.where(jnp.isneginf(rate), 0, jnp.where(repeats, deviation, trend.error)),
         horizon=horizon,
-        horizon_interval=jnp.stack([jnp.floor(low), high]),
+        horizon_interval=jnp.stack([jnp.floor(low), jnp.ceil(high)]),
         regime_code=jnp.where(horizon >= lag, 0, side).astype(jnp.int32),
         basis=jnp.where(repeats, RECURRENT, seen).astype(jnp.int32),
     )

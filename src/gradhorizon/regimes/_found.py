@@ -49,6 +49,8 @@ def find_repeated_term(chain: JacobianChain, params: Any) -> Found | None:
         return None
     steps = np.unique(np.linspace(1, chain.length, min(_SAMPLES, chain.length)).astype(int))
     jacobians = np.stack([np.asarray(chain.at(int(t)).matrix()) for t in steps])
+    if not np.isfinite(jacobians).all():
+        return None
     for name, leaf in candidates:
         for matrix in (leaf, leaf.T):
             slopes = _scalings(jacobians, matrix)
@@ -66,7 +68,7 @@ def _scalings(jacobians: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
     residual = np.linalg.norm(jacobians - slopes[:, :, None] * matrix[None], axis=(1, 2))
     size = np.linalg.norm(jacobians, axis=(1, 2))
     eps = np.finfo(matrix.dtype).eps
-    fits = np.isfinite(size).all() and bool(np.all(residual <= 100 * eps * size))
+    fits = bool(np.all(residual <= 100 * eps * size))
     return slopes if fits and size.max() > 0 else None
 
 

@@ -115,11 +115,11 @@ def trend_of(curves: Float[Array, "passes lags"], passes: Passes) -> Trend:
     """Average the growth over the places of all passes, and analyze its variance.
 
     The last place of a pass is left out: the gradient still turns towards the direction that
-    grows fastest there. So is the first place of a prefix that is not run again, whose state
-    still comes from h_0.
+    grows fastest there. So is the first, whose state still comes from elsewhere, unless the
+    passes follow on one another.
     """
     places, size = passes.groups.shape[1], passes.size
-    first = 1 if passes.groups.shape[0] == 1 and places > 3 else 0
+    first = 0 if passes.continuing or places < 4 else 1
     last = max(places - 1, first + 1)
     at = curves[:, curves.shape[1] - 1 - size * np.arange(first, last + 1)]
     rates, groups = (at[:, :-1] - at[:, 1:]) / size, passes.groups[:, first:last]
@@ -133,10 +133,14 @@ def trend_of(curves: Float[Array, "passes lags"], passes: Passes) -> Trend:
         error = jnp.abs(mean)
         return _unless(dead, Trend(mean, error, error**2 * size, 1))
     between, within, count, memory = _analysis_of_variance(rates, groups, members)
-    error = jnp.sqrt(jnp.maximum(between * memory, within) / groups.size)
-    fresh = jnp.maximum(between * memory, within)
+    runs, places = rates.shape
+    apart = jnp.var(jnp.mean(rates, axis=1), ddof=1) * places if runs > 1 else within
+    largest = jnp.maximum(jnp.maximum(between * memory, within), apart)
+    fresh = largest
     if passes.repeated:  # a piece stands `count` times among these, among fresh ones once
         fresh = jnp.maximum(between - within, 0) / count * memory + within
+        fresh = jnp.maximum(fresh, apart)
+    error = jnp.sqrt(largest / groups.size)
     return _unless(dead, Trend(mean, error, fresh * size, len(members) - 1))
 
 

@@ -38,15 +38,15 @@ def linearized(chain: JacobianChain, *, lag: Any, threshold: Any) -> tuple[Crite
     name, source = "spectral radius at the mean state", "linearization at the time average"
     found = [make(name, source, "a prefix", chain.link(item).matrix())]
     if isinstance(chain.links, StepLinks) and chain.tied:
-        point = _fixed_point(chain, item)
-        jacobian = chain.link((point, *item[1:])).matrix()
+        point, found_it = _fixed_point(chain, item)
+        jacobian = jnp.where(found_it, chain.link((point, *item[1:])).matrix(), jnp.nan)
         name, source = "spectral radius at a fixed point", "Newton's method from the mean state"
         found.append(make(name, source, "a fixed point under the mean input", jacobian))
     return tuple(found)
 
 
-def _fixed_point(chain: JacobianChain, item: Any) -> Array:
-    """Solve step(h) = h by Newton's method from the state of an item; NaN if it fails."""
+def _fixed_point(chain: JacobianChain, item: Any) -> tuple[Array, Array]:
+    """Solve step(h) = h by Newton's method from the state of an item; say whether it worked."""
     links, shared, start = chain.links, chain.shared, item[0]
     assert isinstance(links, StepLinks)
     eye = jnp.eye(start.shape[0], dtype=start.dtype)
@@ -62,4 +62,4 @@ def _fixed_point(chain: JacobianChain, item: Any) -> Array:
     point = lax.fori_loop(0, _NEWTON_STEPS, newton, start)
     left = jnp.max(jnp.abs(residual(point)[0]))
     tolerance = 1e3 * float(jnp.finfo(start.dtype).eps) * (1 + jnp.max(jnp.abs(point)))
-    return jnp.where(left <= tolerance, point, jnp.nan)
+    return point, left <= tolerance

@@ -2,10 +2,11 @@
 
 A prefix of T steps shows the growth of the gradient with an error of sqrt(D/T). Part of that is
 chance in which states met which inputs, and this part is cheap to average out: the prefix is cut
-into eight pieces, and eight passes go through them in different orders, all from the state in
-which the prefix ended. What remains uncertain is whether these pieces stand for the inputs to
-come; the scatter between pieces tells (the analysis of variance with one random factor). A
-network without inputs is simply run on, and its passes start one after the other.
+into eight pieces, and eight passes go through them in different orders, half of them from the state
+in which the prefix ended and half from h_0, which may lead elsewhere. What remains uncertain is
+whether these pieces stand for the inputs to come; the scatter between pieces tells (the analysis
+of variance with one random factor). A network without inputs is simply run on, and its passes
+start one after the other.
 """
 
 import dataclasses
@@ -44,6 +45,8 @@ class Passes(NamedTuple):
         Steps of a place.
     repeated
         Whether the same piece of inputs stands in several passes.
+    continuing
+        Whether the passes follow on one another.
     """
 
     chains: JacobianChain
@@ -51,6 +54,7 @@ class Passes(NamedTuple):
     groups: np.ndarray
     size: int
     repeated: bool
+    continuing: bool
 
     def first(self) -> JacobianChain:
         """Give the chain of the first pass."""
@@ -69,31 +73,41 @@ def passes_of(chain: JacobianChain) -> Passes:
     alone = not isinstance(chain.links, StepLinks) or not chain.tied
     if alone or chain.length >= _ENOUGH or count < 2:
         single = jax.tree.map(lambda a: a[None], dataclasses.replace(chain, shared=None))
-        return Passes(single, chain.shared, np.arange(count)[None], size, repeated=False)
+        places = np.arange(count)[None]
+        return Passes(single, chain.shared, places, size, repeated=False, continuing=False)
     xs = chain.dense().items[3]
     if xs is None:
         groups = np.broadcast_to(np.arange(_PIECES)[:, None], (_PIECES, count))
-        return Passes(_run_on(chain), chain.shared, groups, size, repeated=False)
+        run = _run_on(chain)
+        return Passes(run, chain.shared, groups, size, repeated=False, continuing=True)
     pieces = _orders(count)
     order = (pieces[:, :, None] * size + np.arange(size)).reshape(_PIECES, -1)
-    point, auxiliary = _last_state(chain)
-    again = jax.vmap(lambda x: _from_state(chain, (point, auxiliary), x, count * size))
-    chains = again(jax.tree.map(lambda a: a[order], xs))
-    return Passes(chains, chain.shared, pieces, size, repeated=True)
+    starts = jax.tree.map(
+        lambda a, b: jnp.stack([a, b] * (_PIECES // 2)), _last_state(chain), _first_state(chain)
+    )
+    again = jax.vmap(lambda state, x: _from_state(chain, state, x, count * size))
+    chains = again(starts, jax.tree.map(lambda a: a[order], xs))
+    return Passes(chains, chain.shared, pieces, size, repeated=True, continuing=False)
 
 
 def _orders(count: int) -> np.ndarray:
-    """Give eight orders of the pieces; each piece is last in as many as any other.
+    """Give eight orders of the pieces; each is first and last about as often as any other.
 
-    The last place is where gradients still turn towards their direction, so it is not counted.
+    The first place, whose state still comes from elsewhere, and the last, where gradients still
+    turn towards their direction, are not counted.
     """
     generator = np.random.default_rng(0)
     rows = []
     for row in range(_PIECES):
-        last = row % count
-        rest = generator.permutation(np.delete(np.arange(count), last))
-        rows.append([*rest, last])
+        first, last = (row + 1) % count, row % count
+        rest = generator.permutation(np.setdiff1d(np.arange(count), (first, last)))
+        rows.append([first, *rest, last])
     return np.asarray(rows)
+
+
+def _first_state(chain: JacobianChain) -> Any:
+    """Give h_0 as ``(vector, auxiliary)``."""
+    return jax.tree.map(lambda a: a[0], chain.items[:2])
 
 
 def _last_state(chain: JacobianChain) -> Any:

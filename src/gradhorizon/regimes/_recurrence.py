@@ -20,8 +20,7 @@ from gradhorizon.regimes._in_turn import spectral_radius
 
 _LONGEST = 8  # periods that are looked for
 _FOLLOWED = 1024  # lags that repeating Jacobians are followed through
-_COTANGENTS = 8
-_GENERIC = 16  # directions over which a measured gradient is averaged
+_COTANGENTS = 16  # orthonormal directions, as many as a measured gradient is averaged over
 _TAIL = 10.0  # nats by which transients may differ between ln ρ and the slope of the curve
 
 
@@ -119,7 +118,7 @@ def replay(matrices: Float[Array, "p n n"], period: Int[Array, ""]) -> Replay:
     radius = spectral_radius(product)
     asymptotic = (jnp.log(radius) / period.astype(dtype)).astype(dtype)
     agree = jnp.abs(asymptotic - slope) <= _TAIL / max(half, 1)
-    own = 0.0 if n <= _COTANGENTS else 1 / _COTANGENTS
-    other = 0.0 if n <= _GENERIC else 1 / _GENERIC
-    scatter = jnp.concatenate([jnp.zeros(1, dtype), variation * (math.sqrt(own + other) / 2)])
+    # half the logarithm of a mean of squares, here and in a measurement of other directions
+    share = 0.0 if n <= _COTANGENTS else math.sqrt(2 / _COTANGENTS) / 2
+    scatter = jnp.concatenate([jnp.zeros(1, dtype), variation * share])
     return Replay(curve, scatter, jnp.where(agree, asymptotic, slope))
