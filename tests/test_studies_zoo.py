@@ -148,7 +148,7 @@ def test_horizon_error_is_the_distance_from_the_step_of_the_exit():
     error = _zoo_score.horizon_error(predicted, np.full(7, 10.0))
     assert np.allclose(error[:5], [0, 0, 0, 1, 1], atol=1e-12)
     assert np.all(np.isinf(error[5:]))
-    assert _zoo_score.horizon_error(np.array([0.5, 2.0]), np.zeros(2)).tolist() == [0.0, 1.0]
+    assert _zoo_score.horizon_error(np.array([0.0, 2.0]), np.zeros(2)).tolist() == [0.0, 1.0]
 
 
 def records():
@@ -201,3 +201,5 @@ def test_records_put_prediction_and_measurement_side_by_side():
     assert np.allclose(found["horizon"], math.log(1e3) / 0.05, rtol=0.01)
     assert np.all(found["code"] == -1)
     assert np.all(np.abs(found["violation"]) < 1e-9)
+    excess = _zoo_score.records_of(group, growth + 0.01, _zoo_score.predicted(group))["violation"]
+    assert np.allclose(excess, 0.01, rtol=1e-3)

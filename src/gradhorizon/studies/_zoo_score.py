@@ -8,6 +8,7 @@ distance from [H, H + 1] in ln, and it is defined only where the exit was observ
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradhorizon.regimes.predict import predict
@@ -29,21 +30,43 @@ SECOND = "a second measurement"  # what no prediction can better: the truth on o
 Records = dict[str, np.ndarray]
 
 
-def predicted(group: Group, *, steps: int = STEPS, lag: int = LAGS) -> Any:
-    """Predict every network of a group from a prefix; a `Prediction` of NumPy arrays."""
+def predicted(group: Group, *, steps: int = STEPS, lag: int = LAGS) -> Records:
+    """Predict every network of a group from a prefix; give the columns that are judged."""
     xs = group.inputs(steps, PREFIX)
     length = steps if xs is None else None
 
-    def one(network: Any) -> Any:
+    def one(network: Any) -> dict[str, Any]:
         params, h0, xs = network
-        return predict(group.step, params, h0, xs, lag=lag, length=length, throw=False)
+        return _columns(predict(group.step, params, h0, xs, lag=lag, length=length, throw=False))
 
     # one after the other: jaxlib 0.10 can deadlock where two batched LAPACK calls meet on two cores
     run = jax.jit(lambda *networks: jax.lax.map(one, networks))
     return in_chunks(run, (group.params, group.h0, xs), 32)
 
 
-def records_of(group: Group, growth: np.ndarray, prediction: Any, again: Any = None) -> Records:
+def _columns(prediction: Any) -> dict[str, Any]:
+    """Take from a prediction what is judged; "certified" is the smallest certified rate."""
+    low, high = prediction.horizon_interval
+    found = {
+        "code": prediction.regime_code,
+        "rate": prediction.rate,
+        "rate error": prediction.rate_error,
+        "horizon": prediction.horizon,
+        "low": low,
+        "high": high,
+        "status": prediction.status,
+    }
+    certified = jnp.asarray(jnp.inf, prediction.rate.dtype)
+    for c in prediction.criteria:
+        found |= {f"rate: {c.name}": c.rate, f"code: {c.name}": c.code}
+        if c.kind == "certificate":
+            certified = jnp.fmin(certified, c.rate)
+    return found | {"certified": certified}
+
+
+def records_of(
+    group: Group, growth: np.ndarray, prediction: Records, again: np.ndarray | None = None
+) -> Records:
     """Put measurement and prediction of a group side by side, one entry for each network.
 
     Parameters
@@ -53,7 +76,7 @@ def records_of(group: Group, growth: np.ndarray, prediction: Any, again: Any = N
     growth
         What `_zoo_truth.measure` gave.
     prediction
-        What `predicted` gave.
+        What `predicted` gave, which becomes part of the record.
     again
         A second measurement like `growth`, or None.
 
@@ -73,26 +96,23 @@ def records_of(group: Group, growth: np.ndarray, prediction: Any, again: Any = N
         "true horizon": found.horizon.astype(float),
         "true side": found.side,
         "true rate": growth[:, -1] / (growth.shape[1] - 1),
-        "code": prediction.regime_code,
-        "rate": prediction.rate,
-        "rate error": prediction.rate_error,
-        "horizon": prediction.horizon,
-        "low": prediction.horizon_interval[:, 0],
-        "high": prediction.horizon_interval[:, 1],
-        "status": prediction.status,
-        "violation": np.full(len(growth), -np.inf),
+        "violation": _excess(growth, prediction["certified"]),
+        **prediction,
     }
     if again is not None:
         second = reach(again)
         columns["second horizon"], columns["second side"] = second.horizon * 1.0, second.side
-    lags = np.arange(growth.shape[1])
-    for c in prediction.criteria:
-        columns[f"rate: {c.name}"], columns[f"code: {c.name}"] = c.rate, c.code
-        if c.kind == "certificate":
-            with np.errstate(invalid="ignore"):
-                excess = growth - lags * c.rate[:, None]
-            columns["violation"] = np.nanmax(excess, axis=1, initial=-np.inf)
     return columns
+
+
+def _excess(growth: np.ndarray, certified: np.ndarray) -> np.ndarray:
+    """Give the largest excess of ln growth over a certified rate times the lag.
+
+    A millionth of the growth is granted to rounding: measurements are kept in float32.
+    """
+    with np.errstate(invalid="ignore"):
+        excess = growth - np.arange(growth.shape[1]) * certified[:, None] - 1e-6 * np.abs(growth)
+    return np.nanmax(excess, axis=1, initial=-np.inf)
 
 
 def joined(parts: list[Records]) -> Records:
@@ -118,8 +138,9 @@ def horizon_error(horizon: np.ndarray, true: np.ndarray) -> np.ndarray:
     A horizon that is missing counts as infinitely wrong.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        above, below = np.log(horizon / (true + 1)), np.log(true / horizon)
-        error = np.expm1(np.maximum(np.maximum(above, below), 0))
+        above = np.where(horizon > true + 1, np.log(horizon / (true + 1)), 0)
+        below = np.where(horizon < true, np.log(true / horizon), 0)
+        error = np.expm1(above + below)
     return np.where(np.isnan(horizon), np.inf, error)
 
 
