@@ -137,6 +137,20 @@ def test_erf_covariance_solves_its_closed_equation(leak):
         assert np.max(np.abs(slopes + speed[3:33])) <= 2e-4 * speed.max()
 
 
+def test_far_lags_of_a_small_leak():
+    """C ~ r^(t/δ) with (1-δ)(r + 1/r) = 1 + (1-δ)² - δ² g² C_φ'(0), C_φ'(0) = (4/π)/(1 + 2C₀)."""
+    gain, leak, noise = 1.7, 0.2, 0.3
+    c = rn.autocovariance(gain, leak=leak, noise_variance=noise, activation="erf")
+    t, v = np.asarray(c.times), np.asarray(c.values)
+    assert t[1] > 1.5 * leak  # interpolated, not the lattice of the network itself
+    far = 4 / np.pi / (1 + 2 * v[0])
+    half = (1 + (1 - leak) ** 2 - leak**2 * gain**2 * far) / (2 * (1 - leak))
+    rate = np.log(half - np.sqrt(half**2 - 1)) / leak
+    first, last = np.flatnonzero(v < 1e-4)[0], np.flatnonzero(v < 1e-7)[0]
+    ours = np.log(v[last] / v[first]) / (t[last] - t[first])
+    assert abs(ours / rate - 1) <= 1e-5
+
+
 def simulate(gain, leak, noise, n=700, time=250, seed=3):
     """Follow one network and one perturbation: λ₁ per unit time, its error, and the variance."""
     rng = np.random.default_rng(seed)
@@ -224,18 +238,29 @@ def test_critical_gain_of_the_map(noise, gain):
     assert abs(float(rn.critical_gain(noise)) - gain) <= 1e-8
 
 
-def test_critical_gain_of_leaky_networks():
-    """Where λ₁ changes sign; its slope in s² is -(∂λ₁/∂s²)/(∂λ₁/∂g)."""
-    critical = jax.jit(jax.value_and_grad(lambda s, d: rn.critical_gain(s, leak=d)))
-    for leak in (0.0, 0.6):
-        gain, slope = (float(v) for v in critical(0.3, leak))
-        assert abs(exponent(gain, leak, 0.3)) <= 1e-7
-        assert exponent(1.02 * gain, leak, 0.3) > 0 > exponent(0.98 * gain, leak, 0.3)
-        h = 1e-3
-        in_gain = exponent(gain + h, leak, 0.3) - exponent(gain - h, leak, 0.3)
-        in_noise = exponent(gain, leak, 0.3 + h) - exponent(gain, leak, 0.3 - h)
-        assert abs(slope / (-in_noise / in_gain) - 1) <= 1e-4
-        assert float(critical(0.0, leak)[0]) == 1.0
+@pytest.mark.parametrize("leak", [0.0, 0.6])
+def test_critical_gain_of_leaky_networks(leak):
+    gain = float(rn.critical_gain(0.3, leak=leak))
+    assert abs(exponent(gain, leak, 0.3)) <= 1e-7
+    assert exponent(1.02 * gain, leak, 0.3) > 0 > exponent(0.98 * gain, leak, 0.3)
+    assert float(rn.critical_gain(0.0, leak=leak)) == 1.0
+
+
+@pytest.mark.slow
+def test_gradient_of_the_critical_gain():
+    """dg_c/ds² = -(∂λ₁/∂s²)/(∂λ₁/∂g), where the chain of Newton's method is singular."""
+    leak, h = 0.6, 1e-3
+    gain, slope = jax.jit(jax.value_and_grad(lambda s: rn.critical_gain(s, leak=leak)))(0.3)
+    gain = float(gain)
+    in_gain = exponent(gain + h, leak, 0.3) - exponent(gain - h, leak, 0.3)
+    in_noise = exponent(gain, leak, 0.3 + h) - exponent(gain, leak, 0.3 - h)
+    assert abs(float(slope) / (-in_noise / in_gain) - 1) <= 1e-4
+
+
+def test_a_known_leak_of_one_takes_the_short_way_under_jit():
+    """Where ReLU is allowed too, and the answer is the quadrature's to the last digit."""
+    ours = jax.jit(lambda g: rn.largest_exponent(g, activation="relu"))(1.2)
+    assert float(ours) == float(rn.largest_exponent(1.2, activation="relu"))
 
 
 def test_gradients_against_differences():

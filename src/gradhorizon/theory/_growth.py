@@ -22,17 +22,16 @@ def growth(field: Field, gain2: Array, leak: Array, coupling: Array) -> Float[Ar
     The recurrence is eliminated from far out to lag 0; all pivots are positive exactly for m
     above the wanted one (Sturm). m² lies between g² times the slopes at infinity and at 0.
     """
-    low = jnp.sqrt(gain2 * field.far_slope)
-    high = jnp.sqrt(gain2 * field.slopes[0])
-    fixed = lax.stop_gradient((field, gain2, leak, coupling, low, high))
+    low = lax.stop_gradient(jnp.sqrt(gain2 * field.far_slope))
+    high = lax.stop_gradient(jnp.sqrt(gain2 * field.slopes[0]))
+    fixed = lax.stop_gradient((field, gain2, leak, coupling))
 
-    def below(share: Array) -> Array:
-        *rest, low, high = fixed
-        return -last_pivot(low + share * (high - low), *rest)
+    def pivot_at(m: Array) -> Array:
+        return last_pivot(m, *fixed)
 
-    share = falling_root(below, 0.0, 1.0, gain2.dtype)
-    m = lax.stop_gradient(fixed[-2] + share * (fixed[-1] - fixed[-2]))
-    steep = lax.stop_gradient(jax.grad(last_pivot)(m, *fixed[:4]))
+    share = falling_root(lambda share: -pivot_at(low + share * (high - low)), 0.0, 1.0, gain2.dtype)
+    m = lax.stop_gradient(low + share * (high - low))
+    steep = lax.stop_gradient(jax.grad(pivot_at)(m))
     usable = jnp.isfinite(steep) & (steep > 0)
     pivot = last_pivot(m, field, gain2, leak, coupling)
     # one Newton step: it changes the value by rounding, and carries the derivatives
