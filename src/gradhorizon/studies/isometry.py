@@ -35,10 +35,15 @@ class Settings:
     seed: int = 0
     width: int = 200
     draws: int = 6
-    depths: tuple[int, ...] = (1, 2, 4, 8, 16)
+    doublings: int = 4
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Give 1, 2, 4, and so on."""
+        return tuple(2**i for i in range(self.doublings + 1))
 
 
-SMALL = Settings(width=64, depths=(1, 2, 4))
+SMALL = Settings(width=64, doublings=2)
 
 
 class Unit(NamedTuple):
@@ -200,14 +205,14 @@ def _law_checks(result: Result) -> list[Check]:
         for depth, exact in zip((2, 4), expected, strict=True):
             i = s.depths.index(depth)
             tolerance = 0.12 * exact * 200 / s.width + 4 * float(errors[i])
-            name = f"{units()[key].label}, {_weights(orthogonal)}: variance at L = {depth}"
+            name = f"{units()[key].label}, {_WEIGHTS[orthogonal]}: variance at L = {depth}"
             found.append(Check(name, float(values[i]), exact, tolerance, _PENNINGTON))
     for key, orthogonal in CASES:
         if (key, orthogonal) == ("linear", True):
             continue
         values, _ = spread(result, key, orthogonal)
         ratio = float(np.mean(values / law(key, np.array(s.depths), orthogonal=orthogonal)))
-        name = f"{units()[key].label}, {_weights(orthogonal)}: variance / law, mean over depths"
+        name = f"{units()[key].label}, {_WEIGHTS[orthogonal]}: variance / law, mean over depths"
         found.append(Check(name, ratio, 1.0, 0.12 * 200 / s.width, _PENNINGTON))
     worst = float(np.max(np.abs(result.logs["linear", True])))
     eps = float(np.finfo(float).eps)
@@ -218,10 +223,7 @@ def _law_checks(result: Result) -> list[Check]:
 
 
 _PENNINGTON = "Pennington et al. 2017, N → ∞"
-
-
-def _weights(orthogonal: bool) -> str:
-    return "orthogonal" if orthogonal else "Gaussian"
+_WEIGHTS = {True: "orthogonal", False: "Gaussian"}
 
 
 def _density_checks(result: Result) -> list[Check]:
@@ -233,7 +235,7 @@ def _density_checks(result: Result) -> list[Check]:
         ("relu", True): (orthogonal_masked_density(depth, 0.5), 0.5, depth + 1.0),
     }
     for (key, orthogonal), (density, weight, second) in laws.items():
-        label = f"{units()[key].label}, {_weights(orthogonal)}, L = {depth}"
+        label = f"{units()[key].label}, {_WEIGHTS[orthogonal]}, L = {depth}"
         for power, exact in enumerate((weight, 1.0, second)):
             name = f"{label}: ∫ x^{power} ρ dx"
             found.append(Check(name, _moment(*density, power), exact, 1e-4 * exact, "exact"))
@@ -283,8 +285,7 @@ def _edge_checks(result: Result) -> list[Check]:
 
 def answer(result: Result) -> str:
     """Say what the figure shows."""
-    s = result.settings
-    depth = s.depths[-1]
+    depth = result.settings.depths[-1]
     gaussian, relu, tanh = (
         float(spread(result, *case)[0][-1])
         for case in (("linear", False), ("relu", True), ("small", True))
@@ -393,6 +394,6 @@ def _draw_law(axes: Any, result: Result, *, orthogonal: bool) -> None:
     axes.set_xticks(depths, [str(d) for d in depths])
     axes.minorticks_off()
     factor = "μ₂/μ₁² - 1" if orthogonal else "μ₂/μ₁²"
-    axes.set_title(f"{_weights(orthogonal)} weights: variance = L ({factor})")
+    axes.set_title(f"{_WEIGHTS[orthogonal]} weights: variance = L ({factor})")
     axes.set_xlabel("depth L")
     axes.set_ylabel("Var σ² / (mean σ²)²")

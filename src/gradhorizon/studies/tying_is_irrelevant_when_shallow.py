@@ -33,20 +33,35 @@ CROSSING = 1.5  # sd tied over sd untied
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sizes of the experiments; for each width of `sizes`, draws and depth of the growth."""
+    """Sizes of the experiments."""
 
     seed: int = 0
     width: int = 200
     draws: int = 12
-    sizes: tuple[int, ...] = (64, 256, 1024)
-    depths: tuple[int, ...] = (400, 128, 128)
-    tied_draws: tuple[int, ...] = (300, 300, 100)
-    untied_draws: tuple[int, ...] = (300, 100, 0)
+    widths: int = 3  # of growth: N = 64, 256, 1024
+    deep: int = 400  # steps of growth at N = 64,
+    shallow: int = 128  # and at the others
+    tied_draws: int = 300  # a third at N = 1024, where a draw costs most
+    untied_draws: int = 300  # at N = 64; a third at 256, none at 1024
+
+    @property
+    def growth(self) -> list[tuple[int, int, int, int]]:
+        """N, depth, draws tied and draws untied, for each width."""
+        tied, untied = self.tied_draws, self.untied_draws
+        rows = [
+            (64, self.deep, tied, untied),
+            (256, self.shallow, tied, untied // 3),
+            (1024, self.shallow, tied // 3, 0),
+        ]
+        return rows[: self.widths]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The widths of growth."""
+        return [row[0] for row in self.growth]
 
 
-SMALL = Settings(
-    width=64, sizes=(64, 256), depths=(200, 64), tied_draws=(150, 150), untied_draws=(40, 0)
-)
+SMALL = Settings(width=64, widths=2, deep=200, shallow=64, tied_draws=150, untied_draws=40)
 
 
 class Result(NamedTuple):
@@ -60,14 +75,11 @@ class Result(NamedTuple):
 def compute(settings: Settings) -> Result:
     """Compute singular values at fixed depth, and follow growing vectors."""
     for_values, for_growth = jax.random.split(jax.random.key(settings.seed))
-    growth = {
-        tied: {
-            n: _growth(for_growth, n, depth, draws, tied=tied)
-            for n, depth, draws in zip(settings.sizes, settings.depths, counts, strict=True)
-            if draws
-        }
-        for tied, counts in ((True, settings.tied_draws), (False, settings.untied_draws))
-    }
+    growth: dict[bool, dict[int, np.ndarray]] = {True: {}, False: {}}
+    for n, depth, *counts in settings.growth:
+        for tied, draws in zip((True, False), counts, strict=True):
+            if draws:
+                growth[tied][n] = _growth(for_growth, n, depth, draws, tied=tied)
     return Result(settings, _singular_values(for_values, settings), growth)
 
 
@@ -161,7 +173,7 @@ def _moment_checks(result: Result) -> list[Check]:
 def _growth_checks(result: Result) -> list[Check]:
     """Check the growth at N = 64: the exact law of fresh factors, the known scatter of powers."""
     found = []
-    n, depth = result.settings.sizes[0], result.settings.depths[0]
+    n, depth, *_ = result.settings.growth[0]
     tied, untied = result.growth[True][n], result.growth[False][n]
     for d in (10, 198, depth):
         mean, sd = (float(v) for v in random_matrix.untied_growth(n, d))
@@ -189,15 +201,15 @@ def _growth_checks(result: Result) -> list[Check]:
 def _crossing_checks(result: Result) -> list[Check]:
     """Check that tying is not seen before √N, and that the crossover scales like it."""
     s, found = result.settings, []
-    for n, draws in zip(s.sizes, s.tied_draws, strict=True):
+    for n, _, draws, _ in s.growth:
         d = round(math.sqrt(n) / 2)
         error = 4 / math.sqrt(2 * draws)
         name = f"N = {n}, d = √N/2 = {d}: sd tied / untied"
         found.append(Check(name, float(excess(result, n)[d - 1]), 1.0, error, "no effect yet"))
-    n, last = s.sizes[0], s.sizes[-1]
+    (n, _, first_draws, _), (last, _, last_draws, _) = s.growth[0], s.growth[-1]
     power = math.log(crossing(result, last) / crossing(result, n)) / math.log(last / n)
     name = f"depth where tying adds half to the sd grows like N to the power ({n} to {last})"
-    tolerance = 4 * 1.5 * math.sqrt(sum(1 / (2 * d) for d in (s.tied_draws[0], s.tied_draws[-1])))
+    tolerance = 4 * 1.5 * math.sqrt(1 / (2 * first_draws) + 1 / (2 * last_draws))
     found.append(Check(name, power, 0.5, tolerance / math.log(last / n), "√N"))
     return found
 
