@@ -24,6 +24,7 @@ from gradhorizon.regimes.regime import window_width
 RECURRENT, SEEN, CONTINUED = 0, 1, 2  # what a verdict rests on
 
 _LEVEL = 0.95  # upper end of the central 90 % interval
+_NARROW = 0.87  # found on half of the zoo: errors are the largest of three mean squares, too large
 _DEVIATION = 4.0  # growth changes by at most a few times the relative change of the Jacobians
 _FAR = 1e9  # a horizon beyond this many steps counts as infinite
 _HUGE = 1e30  # stands for an infinite logarithm where curves are interpolated
@@ -123,13 +124,13 @@ def conclude(
     width = window_width(threshold, dtype)
     size = jnp.clip(jnp.abs(middle), 0, _HUGE)
     lags = jnp.asarray(grid, dtype)
-    reach = student(trend.freedom) * spread
+    reach = half_width(trend.freedom) * spread
     horizon, place = _crossing(size, lags, width)
     low, _ = _crossing(size + reach, lags, width)
     high, _ = _crossing(size - reach, lags, width)
     low, high = _with_deaths(curves, width, low, high)
     cap = jnp.where(certified_rate < 0, -width / certified_rate, jnp.inf).astype(dtype)
-    horizon, low, high = (jnp.minimum(h, cap) for h in (horizon, low, high))
+    horizon, low, high = (jnp.minimum(h, cap) for h in (horizon, jnp.floor(low), jnp.ceil(high)))
     side = jnp.sign(middle[place]).astype(jnp.int32)
     rate = jnp.where(repeats, replay.rate, trend.rate)
     seen = jnp.where(horizon <= _known(curves), SEEN, CONTINUED)
@@ -137,15 +138,15 @@ def conclude(
         rate=rate,
         rate_error=jnp.where(jnp.isneginf(rate), 0, jnp.where(repeats, deviation, trend.error)),
         horizon=horizon,
-        horizon_interval=jnp.stack([jnp.floor(low), jnp.ceil(high)]),
+        horizon_interval=jnp.stack([low, high]),
         regime_code=jnp.where(horizon >= lag, 0, side).astype(jnp.int32),
         basis=jnp.where(repeats, RECURRENT, seen).astype(jnp.int32),
     )
 
 
-def student(freedom: int) -> float:
-    """Give the quantile of Student's t that bounds the central 90 %."""
-    return float(stats.t.ppf(_LEVEL, freedom))
+def half_width(freedom: int) -> float:
+    """Give the half-width of the central 90 % in standard errors: Student's t, narrowed."""
+    return _NARROW * float(stats.t.ppf(_LEVEL, freedom))
 
 
 def _with_deaths(curves: Array, width: Array, low: Array, high: Array) -> tuple[Array, Array]:
