@@ -103,7 +103,7 @@ def of_found_term(found: Found, *, lag: int, threshold: float) -> tuple[Criterio
             "mean field χ, measured slopes",
             "estimate",
             f"{found.name}, {seen}",
-            "W of independent entries, a prefix",
+            "random W, a prefix",
             chi,
             factor=0.5,
         ),

@@ -41,7 +41,7 @@ def linearized(chain: JacobianChain, *, lag: Any, threshold: Any) -> tuple[Crite
         point, found_it = _fixed_point(chain, item)
         jacobian = jnp.where(found_it, chain.link((point, *item[1:])).matrix(), jnp.nan)
         name, source = "spectral radius at a fixed point", "Newton's method from the mean state"
-        found.append(make(name, source, "a fixed point under the mean input", jacobian))
+        found.append(make(name, source, "a fixed point", jacobian))
     return tuple(found)
 
 

@@ -113,9 +113,10 @@ def prediction_reason(prediction: "Prediction") -> str:
 
 
 def criteria_table(criteria: tuple[Criterion, ...], lag: int, threshold: float) -> list[str]:
-    """Lay the criteria out as rows: value, rate, verdict, horizon, kind."""
+    """Lay the criteria out as rows: value, rate, verdict, horizon, kind, what it needs."""
     says = f"says at lag {lag}"
-    head = f"{'criterion':<34}{'value':>9}{'rate':>10}  {says:<20}{'horizon':>12}  kind"
+    left, right = f"{'criterion':<34}{'value':>9}{'rate':>10}", f"{'kind':<13}needs"
+    head = f"{left:<63}{says:<18}{'horizon':>12}  {right}"
     rows = [head, "-" * len(head)]
     for c in criteria:
         rate = float(c.rate)
@@ -126,8 +127,10 @@ def criteria_table(criteria: tuple[Criterion, ...], lag: int, threshold: float) 
         shown = "-" if math.isnan(horizon) else steps(horizon)
         if c.upper_bound and rate < 0:
             shown = f"≤ {shown}"
-        numbers = f"{float(c.value):>9.4g}{rate:>10.4g}"
-        rows.append(f"{c.name:<34}{numbers}  {verdict!s:<20}{shown:>12}  {c.kind}")
+        error = "" if math.isnan(float(c.error)) else f" ± {float(c.error):.2g}"
+        numbers = f"{float(c.value):>9.4g}{rate:>10.4g}{error:<10}"
+        kind = f"{c.kind:<13}{c.needs}"
+        rows.append(f"{c.name:<34}{numbers}{verdict!s:<18}{shown:>12}  {kind}")
     return rows
 
 

@@ -299,7 +299,7 @@ def _assemble(
     code = jnp.where(status == int(Status.OK), regime_of_reach(reach, lag), UNDECIDED)
     name, source = "leading exponent of all steps", f"QR over {length} steps"
     settings = {"lag": lag, "threshold": threshold}
-    whole = "the whole sequence"
+    whole = "all steps"
     exponent = from_rate(name, "estimate", source, whole, rate, error=error, **settings)
     slope = _slope(by_lag, min(lag, length))
     source = "one backward pass, exact scale"
