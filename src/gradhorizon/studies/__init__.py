@@ -17,6 +17,8 @@ NAMES = (
     "criteria_disagree",
     "critical_line",
     "nonnormal_transients",
+    "random_network_exponent",
+    "noise_suppresses_chaos",
 )
 
 
