@@ -85,6 +85,35 @@ def test_growth_equals_explicit_products_from_every_end(count):
     assert np.allclose(growth.prints, np.einsum("tji,j->ti", J, u), atol=1e-13)
 
 
+def test_far_growth_is_that_of_the_product_through_all_passes():
+    made = passes(n=4, length=24)
+    local = _growth.growth_of(made).curves[:, 0]
+    far = np.asarray(_growth.far_curves(made, local))
+    matrices = np.asarray(made.each(lambda chain: chain.matrices()))
+    assert far.shape == (7, 25)
+    block = np.eye(4)
+    for row in reversed(range(8)):
+        start = np.linalg.norm(block)
+        for k in range(1, 25):
+            block = matrices[row, 24 - k].T @ block
+            if row < 7:
+                assert abs(far[row, k] - np.log(np.linalg.norm(block) / start)) <= 1e-11
+
+
+def test_slow_directions_decide_far_back_though_they_are_few():
+    """diag(slow, fast, fast, …) with jitter: near its start the gradient falls, far back not."""
+
+    def step(decay, h, x):
+        return decay * h * (1 + 0.05 * x)
+
+    decay = jnp.asarray([0.999, *[0.9] * 15])
+    xs = jax.random.normal(jax.random.key(0), (120, 16))
+    prediction = gh.predict(step, decay, jnp.ones(16), xs, lag=1000)
+    exact = math.log(0.999) + float(jnp.mean(jnp.log1p(0.05 * xs[:, 0])))
+    assert abs(float(prediction.rate) - exact) <= 3e-3
+    assert int(prediction.basis) == _combine.CONTINUED
+
+
 def scalar_passes(factors, *, repeated=False, groups=None):
     """Wrap scalar chains, one row of `factors` for each pass."""
     rows, length = factors.shape

@@ -6,11 +6,13 @@ increments far from the start are the steady growth. A fixed vector pulled back 
 single step tells one step Jacobian from another: where they repeat, so does everything beyond.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from gradhorizon._scaled import ZERO_EXPONENT, log_scaled, normalize
@@ -90,6 +92,35 @@ def _growth(chain: JacobianChain, ends: tuple[int, ...]) -> Growth:
     return Growth(curves, prints)
 
 
+def far_curves(passes: Passes, local: Float[Array, "passes lags"]) -> Array:
+    """Give the growth on each pass as a gradient sees it that comes through the later passes.
+
+    Networks with many time constants lose the fast directions first: near its start a gradient
+    decays faster than farther back. So one gradient is pulled back through all passes in turn.
+    The last pass, where it starts, is left out. Where it dies on the way, or where there is one
+    pass, the growth seen by gradients that start on the pass itself is given.
+    """
+    count = local.shape[0]
+    if count < 2:
+        return local
+    coframe = generic_cotangents(passes.chains.size, _COTANGENTS, local.dtype, 0)
+
+    def body(carry: Any, link: Any, _: None) -> Any:
+        block, more = normalize(link.pull(carry[0]))
+        exponent = carry[1] + more
+        return (block, exponent), log_scaled(jnp.sqrt(jnp.sum(block**2)), exponent)
+
+    def one(carry: Any, chain: JacobianChain) -> Any:
+        chain = dataclasses.replace(chain, shared=passes.shared)
+        start = log_scaled(jnp.sqrt(jnp.sum(carry[0] ** 2)), carry[1])
+        carry, logs = sweep(chain, body, carry, reverse=True)
+        return carry, jnp.concatenate([start[None], logs[::-1]]) - start
+
+    begin = normalize(coframe)
+    _, curves = lax.scan(one, begin, passes.chains, reverse=True)
+    return jnp.where(jnp.all(jnp.isfinite(curves)), curves, local)[:-1]
+
+
 class Trend(NamedTuple):
     """Steady growth.
 
@@ -119,10 +150,11 @@ def trend_of(curves: Float[Array, "passes lags"], passes: Passes) -> Trend:
     passes follow on one another.
     """
     places, size = passes.groups.shape[1], passes.size
+    all_groups = passes.groups[: curves.shape[0]]
     first = 0 if passes.continuing or places < 4 else 1
     last = max(places - 1, first + 1)
     at = curves[:, curves.shape[1] - 1 - size * np.arange(first, last + 1)]
-    rates, groups = (at[:, :-1] - at[:, 1:]) / size, passes.groups[:, first:last]
+    rates, groups = (at[:, :-1] - at[:, 1:]) / size, all_groups[:, first:last]
     alive = jnp.isfinite(rates)
     dead = jnp.mean(jnp.isneginf(curves[:, -1]).astype(curves.dtype)) > 0.5
     count = jnp.maximum(jnp.sum(alive.astype(curves.dtype)), 1)

@@ -18,7 +18,7 @@ from gradhorizon.chain.unroll import unroll
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradhorizon.regimes._combine import Verdict, conclude, recurs
 from gradhorizon.regimes._found import find_repeated_term, of_found_term
-from gradhorizon.regimes._growth import growth_of, trend_of
+from gradhorizon.regimes._growth import far_curves, growth_of, trend_of
 from gradhorizon.regimes._linearized import linearized
 from gradhorizon.regimes._passes import passes_of
 from gradhorizon.regimes._recurrence import last_matrices, recurrence_of, replay, unknown_replay
@@ -281,7 +281,7 @@ def _verdict(
         return Verdict(nan, nan, nan, jnp.stack([nan, nan]), zero, zero), zero
     passes = passes_of(chain)
     growth = growth_of(passes)
-    trend = trend_of(growth.curves[:, 0], passes)
+    trend = trend_of(far_curves(passes, growth.curves[:, 0]), passes)
     recurrence = recurrence_of(growth.prints)
     replayed = lax.cond(
         recurs(recurrence, trend),
