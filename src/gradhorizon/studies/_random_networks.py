@@ -64,7 +64,7 @@ def size_allowance(size: int) -> float:
     return size ** (-2 / 3)
 
 
-def label_ends(axes: Any, x: float, ends: list[tuple[float, str, Any]], *, gap: float) -> None:
+def label_ends(axes: Any, x: Any, ends: list[tuple[float, str, Any]], *, gap: float) -> None:
     """Write labels beside the ends of curves, moved up where they would touch."""
     lowest = -math.inf
     for height, text, color in sorted(ends):

@@ -31,22 +31,28 @@ EXPONENTS = {(2.0, 0.5): 0.0919846, (1.5, 0.5): -0.0690423}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sizes of the experiments."""
+    """Sizes of the experiments, in JSON's types."""
 
     seed: int = 0
     size: int = 600
     steps: int = 1500
     networks: int = 2
-    noises: tuple[float, ...] = (0.0, 0.05, 0.5, 2.0)
-    gains: tuple[float, ...] = (1.25, 1.5, 2.0, 2.5, 3.0)
-    plane_noises: tuple[float, ...] = (0.02, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
-    plane_gains: tuple[float, ...] = (1.1, 1.3, 1.5, 1.7, 1.9, 2.1, 2.3)
-    flow_noises: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 1.8, 2.1)
+    noises: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.05, 0.5, 2.0])
+    gains: list[float] = dataclasses.field(default_factory=lambda: [1.25, 1.5, 2.0, 2.5, 3.0])
+    plane_noises: list[float] = dataclasses.field(
+        default_factory=lambda: [0.02, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0]
+    )
+    plane_gains: list[float] = dataclasses.field(
+        default_factory=lambda: [1.1, 1.3, 1.5, 1.7, 1.9, 2.1, 2.3]
+    )
+    flow_noises: list[float] = dataclasses.field(
+        default_factory=lambda: [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 1.8, 2.1]
+    )
 
 
 SMALL = Settings(
-    size=200, steps=500, networks=2, noises=(0.0, 0.5), gains=(1.5, 2.0, 3.0),
-    plane_noises=(0.1, 0.5, 2.0), plane_gains=(1.1, 1.5, 2.3), flow_noises=(),
+    size=200, steps=500, networks=2, noises=[0.0, 0.5], gains=[1.5, 2.0, 3.0],
+    plane_noises=[0.1, 0.5, 2.0], plane_gains=[1.1, 1.5, 2.3], flow_noises=[],
 )  # fmt: skip
 
 

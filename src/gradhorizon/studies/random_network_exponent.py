@@ -33,25 +33,25 @@ FLOW = {1.5: 0.0467462, 2.0: 0.1124580, 3.0: 0.2354606}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Sizes of the experiments; a small leak stands for the flow."""
+    """Sizes of the experiments, in JSON's types; a small leak stands for the flow."""
 
     seed: int = 0
-    gains: tuple[float, ...] = (1.25, 1.5, 2.0, 3.0, 4.0, 5.0)
-    leaks: tuple[float, ...] = (1.0, 0.9, 0.1)
+    gains: list[float] = dataclasses.field(default_factory=lambda: [1.25, 1.5, 2.0, 3.0, 4.0, 5.0])
+    leaks: list[float] = dataclasses.field(default_factory=lambda: [1.0, 0.9, 0.1])
     size: int = 512
     steps: int = 3000
     networks: int = 3
-    sizes: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    small_gains: tuple[float, ...] = (1.2, 1.5, 3.0)
+    sizes: list[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512, 1024])
+    small_gains: list[float] = dataclasses.field(default_factory=lambda: [1.2, 1.5, 3.0])
     small_networks: int = 4
     points: int = 24
-    lag_gains: tuple[float, ...] = (1.5, 3.0)
+    lag_gains: list[float] = dataclasses.field(default_factory=lambda: [1.5, 3.0])
     lag_networks: int = 6
 
 
 SMALL = Settings(
-    gains=(1.5, 3.0), leaks=(1.0, 0.1), size=256, steps=800, networks=3, sizes=(256,),
-    small_gains=(1.5, 3.0), points=3, lag_gains=(),
+    gains=[1.5, 3.0], leaks=[1.0, 0.1], size=256, steps=800, networks=3, sizes=[256],
+    small_gains=[1.5, 3.0], points=3, lag_gains=[],
 )  # fmt: skip
 
 
