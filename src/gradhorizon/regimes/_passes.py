@@ -119,12 +119,14 @@ def _last_state(chain: JacobianChain) -> Any:
 
 
 def _from_state(chain: JacobianChain, state: Any, xs: Any, length: int) -> JacobianChain:
+    assert isinstance(chain.links, StepLinks)
     run = assemble(chain.links, chain.shared, state, None, xs, length, keep=True)
     return dataclasses.replace(run, shared=None)
 
 
 def _run_on(chain: JacobianChain) -> JacobianChain:
     """Let passes without inputs follow on one another, from the last state of the prefix."""
+    assert isinstance(chain.links, StepLinks)
     start = _last_state(chain)
     program = chain.links.program(chain.shared, (*start, *first_of((None, None))))
 

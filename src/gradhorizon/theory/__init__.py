@@ -9,7 +9,7 @@ from gradhorizon.theory import linear_memory as linear_memory
 from gradhorizon.theory import mean_field as mean_field
 from gradhorizon.theory import norm_moments as norm_moments
 from gradhorizon.theory import random_matrix as random_matrix
-from gradhorizon.theory import residual as residual
 from gradhorizon.theory import random_network as random_network
+from gradhorizon.theory import residual as residual
 from gradhorizon.theory import scalar as scalar
 from gradhorizon.theory import sigmoid_window as sigmoid_window
