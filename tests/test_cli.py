@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gradhorizon import studies
 from gradhorizon.cli.npz import read_npz
 
 NETWORK = """
@@ -138,10 +139,11 @@ def test_lu_self_test_notices_a_bad_factorization(monkeypatch, broken):
 def test_figures_lists_and_refuses(tmp_path):
     done = run("figures", "--list", cwd=tmp_path)
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["depth", "repetition"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(studies.NAMES)
     done = run("figures", "dept", cwd=tmp_path)
     assert done.returncode == 2
-    assert "`name` must be one of depth, repetition. Received dept" in done.stderr
+    assert "`name` must be one of depth, repetition, " in done.stderr
+    assert "Received dept" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -84,13 +84,13 @@ CHECKS = (
 
 
 def time_reversed(monkeypatch):
-    original = jacobian._assemble
+    original = jacobian.assemble
 
     def backwards(links, shared, state, layers, xs, length, *, keep):
         flipped = jax.tree.map(lambda a: a[::-1], xs)
         return original(links, shared, state, layers, flipped, length, keep=keep)
 
-    monkeypatch.setattr(jacobian, "_assemble", backwards)
+    monkeypatch.setattr(jacobian, "assemble", backwards)
 
 
 def rechained(monkeypatch, change):

@@ -19,8 +19,9 @@ def run_figures(options: "Figures") -> int:
     out = sys.stdout.write
     modules = {name: studies.load(name) for name in (options.names or studies.NAMES)}
     if options.list:
+        width = max(map(len, modules))
         for name, module in modules.items():
-            out(f"{name:<14} {module.QUESTION}\n")
+            out(f"{name:<{width}}  {module.QUESTION}\n")
         return 0
     if not options.names and not options.all:
         out("Name a study, or pass --all. --list shows what there is.\n")
