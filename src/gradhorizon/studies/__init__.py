@@ -19,6 +19,7 @@ NAMES = (
     "nonnormal_transients",
     "random_network_exponent",
     "noise_suppresses_chaos",
+    "predictor",
 )
 
 

@@ -123,7 +123,7 @@ def _against_rules(result: Result) -> list[Check]:
     lead = found["predict"]["right"] / count - best
     slack = 3 * math.sqrt(0.25 / count)
     return [
-        Check("accuracy of predict minus that of the best rule of thumb", min(lead, 0.0), 0.0,
+        Check("lead of the best rule of thumb over predict", max(-lead, 0.0), 0.0,
               slack, "predict sees what each of them sees; three binomial standard errors")
     ]  # fmt: skip
 
