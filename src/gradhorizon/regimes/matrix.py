@@ -237,21 +237,25 @@ def analyze_matrix(W: Any, *, slope_bound: Any = 1.0) -> MatrixCriteria:
 
 
 @compiled
-@sequential_vmap
 def _analyze(matrix: Float[Array, "n n"], slope_bound: Float[Array, ""]) -> MatrixCriteria:
+    return MatrixCriteria(**_numbers(matrix, slope_bound))
+
+
+@sequential_vmap  # two batched LAPACK calls at once may hang: see `_in_turn`
+def _numbers(matrix: Array, slope_bound: Array) -> dict[str, Array]:
     transient, resolvent = bounds.transient_growth(matrix), bounds.resolvent(matrix)
-    return MatrixCriteria(
-        spectral_radius=jnp.max(jnp.abs(jnp.linalg.eigvals(matrix))),
-        singular_values=jnp.linalg.svd(matrix, compute_uv=False),
-        henrici_departure=bounds.henrici_departure(matrix),
-        numerical_radius=bounds.numerical_radius(matrix),
-        kreiss_lower_bound=resolvent.kreiss,
-        stability_radius=resolvent.stability_radius,
-        nilpotency_index=bounds.nilpotency_index(matrix),
-        transient_peak=jnp.exp(transient.log_peak),
-        log_transient_peak=transient.log_peak,
-        transient_time=transient.time,
-        log_last_power=transient.log_last,
-        certified_rate=bounds.vanishing_certificate(matrix, slope_bound),
-        slope_bound=slope_bound,
-    )
+    return {
+        "spectral_radius": jnp.max(jnp.abs(jnp.linalg.eigvals(matrix))),
+        "singular_values": jnp.linalg.svd(matrix, compute_uv=False),
+        "henrici_departure": bounds.henrici_departure(matrix),
+        "numerical_radius": bounds.numerical_radius(matrix),
+        "kreiss_lower_bound": resolvent.kreiss,
+        "stability_radius": resolvent.stability_radius,
+        "nilpotency_index": bounds.nilpotency_index(matrix),
+        "transient_peak": jnp.exp(transient.log_peak),
+        "log_transient_peak": transient.log_peak,
+        "transient_time": transient.time,
+        "log_last_power": transient.log_last,
+        "certified_rate": bounds.vanishing_certificate(matrix, slope_bound),
+        "slope_bound": slope_bound,
+    }
