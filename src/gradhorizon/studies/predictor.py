@@ -92,13 +92,14 @@ def checks(result: Result) -> list[Check]:
         Check("certificates: largest excess of growth over the bound, nats",
               max(float(np.max(result.records["violation"], initial=0.0)), 0.0), 0.0, 1e-6,
               "‖Φ‖ ≤ bound^k, at every lag"),
-        Check("certified networks that do not vanish", found["false certificates"], 0, 0,
+        Check("certified networks that do not vanish", float(found["false certificates"]), 0.0, 0.0,
               "a certificate proves vanishing"),
-        Check("networks whose state or gradient overflows", found["left out"], 0, 0.03 * count,
+        Check("networks whose state or gradient overflows", float(found["left out"]), 0.0, 0.03 * count,
               "gains are drawn so that states stay finite"),
         Check("networks whose prediction failed",
-              int(np.sum(result.records["status"] != 0)), 0, 0, "status OK"),
-        Check("confusion matrix: sum", int(np.sum(found["confusion"])), count, 0, "every network"),
+              float(np.sum(result.records["status"] != 0)), 0.0, 0.0, "status OK"),
+        Check("confusion matrix: sum",
+              float(np.sum(found["confusion"])), float(count), 0.0, "every network"),
     ]  # fmt: skip
     for name in ("predict", _zoo_score.SECOND):
         checks.append(
