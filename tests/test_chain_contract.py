@@ -80,11 +80,6 @@ BAD = {
         TypeError,
         r"`h0` must be floating point. Received bool\[3\]",
     ),
-    "complex state": (
-        (good, W, np.zeros(3, complex), XS),
-        TypeError,
-        r"`h0` must be real. Received complex128\[3\]",
-    ),
     "no state": ((good, W, (), XS), TypeError, r"`h0` must be floating point. Received an empty"),
     "state of size 0": (
         (lambda p, h, x: h, W, np.zeros(0), XS),

@@ -112,16 +112,6 @@ def _require_float_params(params: Any) -> None:
 
 def _require_float_state(h0: Any) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(h0)
-    for path, leaf in leaves:
-        if not is_key(leaf) and jnp.issubdtype(dtype_of(leaf), jnp.complexfloating):
-            raise TypeError(
-                worded(
-                    leaf_name("h0", path),
-                    "be real",
-                    describe(leaf),
-                    "Carry the real and the imaginary part as two leaves.",
-                )
-            )
     space = StateSpace.of(h0)
     if not any(space.differentiable):
         shown = describe(leaves[0][1]) if leaves else "an empty state"
@@ -138,10 +128,13 @@ def _require_one_precision(params: Any, h0: Any) -> None:
     seen: dict[Any, str] = {}
     for name, tree in (("params", params), ("h0", h0)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            if not is_key(leaf) and dtype_of(leaf) in (jnp.float32, jnp.float64):
-                seen.setdefault(dtype_of(leaf), leaf_name(name, path))
+            if is_key(leaf) or not jnp.issubdtype(dtype_of(leaf), jnp.inexact):
+                continue
+            real = np.dtype(jnp.finfo(dtype_of(leaf)).dtype)
+            if real in (np.float32, np.float64):
+                seen.setdefault(real, leaf_name(name, path))
     if len(seen) > 1:
-        narrow, wide = seen[jnp.dtype("float32")], seen[jnp.dtype("float64")]
+        narrow, wide = seen[np.dtype("float32")], seen[np.dtype("float64")]
         raise ValueError(
             worded(
                 narrow,

@@ -1,9 +1,11 @@
 """The state of a cell as one real vector plus what travels along undifferentiated.
 
-A state is any pytree. Its real floating-point leaves are raveled, in leaf order, to the n
-numbers that Jacobians speak about. Integer, boolean and PRNG-key leaves are auxiliary: they
-are carried from step to step but have no derivative (raveling would promote them to floats and
-add spurious rows).
+A state is any pytree. Its floating-point leaves are raveled, in leaf order, to the n real
+numbers that Jacobians speak about; a complex leaf gives its real parts, then its imaginary
+parts. Derivatives are those of this real vector: exact for every step, while the complex
+derivative of a step that is not holomorphic is silently wrong. Integer, boolean and PRNG-key
+leaves are auxiliary: they are carried from step to step but have no derivative (raveling would
+promote them to floats and add spurious rows).
 """
 
 import dataclasses
@@ -36,50 +38,65 @@ class StateSpace:
             shapes=tuple(np.shape(leaf) for leaf in leaves),
             dtypes=dtypes,
             differentiable=tuple(
-                not is_key(leaf) and bool(jnp.issubdtype(d, jnp.floating))
+                not is_key(leaf) and bool(jnp.issubdtype(d, jnp.inexact))
                 for leaf, d in zip(leaves, dtypes, strict=True)
             ),
         )
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many real numbers each leaf holds: 0 for an auxiliary one, 2 per complex entry."""
+        rows = zip(self.shapes, self.dtypes, self.differentiable, strict=True)
+        return tuple(
+            int(np.prod(shape)) * (2 if _is_complex(dtype) else 1) if diff else 0
+            for shape, dtype, diff in rows
+        )
+
+    @property
     def size(self) -> int:
-        """The number n of differentiated entries."""
-        pairs = zip(self.shapes, self.differentiable, strict=True)
-        return sum(int(np.prod(shape)) for shape, diff in pairs if diff)
+        """The number n of differentiated real numbers."""
+        return sum(self.sizes)
 
     @property
     def storage_dtype(self) -> np.dtype:
-        """The narrowest dtype among the differentiated leaves: it decides the error bars."""
-        floats = [d for d, diff in zip(self.dtypes, self.differentiable, strict=True) if diff]
-        return np.dtype(min(floats, key=lambda d: jnp.finfo(d).bits))
+        """The narrowest real dtype among the differentiated leaves: it decides the error bars."""
+        return np.dtype(min(self._real_dtypes(), key=lambda d: jnp.finfo(d).bits))
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the raveled vector: at least float32, since no narrower QR exists."""
-        floats = [d for d, diff in zip(self.dtypes, self.differentiable, strict=True) if diff]
-        return np.dtype(max([np.float32, *floats], key=lambda d: jnp.finfo(d).bits))
+        kinds = [np.dtype(np.float32), *self._real_dtypes()]
+        return np.dtype(max(kinds, key=lambda d: jnp.finfo(d).bits))
+
+    def _real_dtypes(self) -> list[np.dtype]:
+        pairs = zip(self.dtypes, self.differentiable, strict=True)
+        return [np.dtype(jnp.finfo(d).dtype) for d, diff in pairs if diff]
 
     def ravel(self, h: Any) -> tuple[Float[Array, " n"], tuple[Any, ...]]:
         """Split a state into its vector and its auxiliary leaves."""
         leaves = jax.tree.leaves(h)
         parts, auxiliary = [], []
         for leaf, diff in zip(leaves, self.differentiable, strict=True):
-            if diff:
-                parts.append(jnp.ravel(leaf).astype(self.dtype))
-            else:
+            if not diff:
                 auxiliary.append(leaf)
+                continue
+            pair = (jnp.real(leaf), jnp.imag(leaf)) if _is_complex(dtype_of(leaf)) else (leaf,)
+            parts += [jnp.ravel(part).astype(self.dtype) for part in pair]
         return jnp.concatenate(parts), tuple(auxiliary)
 
     def unravel(self, vector: Float[Array, " n"], auxiliary: tuple[Any, ...]) -> Any:
         """Rebuild the state; inverse of `ravel`."""
         rest, leaves, start = iter(auxiliary), [], 0
-        for shape, dtype, diff in zip(self.shapes, self.dtypes, self.differentiable, strict=True):
+        rows = zip(self.shapes, self.dtypes, self.sizes, self.differentiable, strict=True)
+        for shape, dtype, size, diff in rows:
             if not diff:
                 leaves.append(next(rest))
                 continue
-            stop = start + int(np.prod(shape))
-            leaves.append(vector[start:stop].reshape(shape).astype(dtype))
-            start = stop
+            part = vector[start : start + size].astype(jnp.finfo(dtype).dtype)
+            if _is_complex(dtype):
+                part = jax.lax.complex(part[: size // 2], part[size // 2 :])
+            leaves.append(part.reshape(shape))
+            start += size
         return jax.tree.unflatten(self.treedef, leaves)
 
     def labels(self) -> tuple[str, ...]:
@@ -87,6 +104,10 @@ class StateSpace:
         skeleton = jax.tree.unflatten(self.treedef, range(self.treedef.num_leaves))
         paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(skeleton)]
         names: list[str] = []
-        for path, shape, diff in zip(paths, self.shapes, self.differentiable, strict=True):
-            names += [path] * int(np.prod(shape)) if diff else []
+        for path, size in zip(paths, self.sizes, strict=True):
+            names += [path] * size
         return tuple(names)
+
+
+def _is_complex(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.complexfloating))

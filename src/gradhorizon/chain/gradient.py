@@ -187,7 +187,8 @@ def backpropagate(chain: Any, cotangent: Any, *, throw: bool = True) -> Gradient
     chain
         A `JacobianChain`, or an array of shape (T, n, n).
     cotangent
-        δ_T = ∂L/∂h_T: a vector of n numbers, or a pytree like the state.
+        δ_T = ∂L/∂h_T: a vector of n numbers, or a pytree like the state, complex leaves as
+        `jax.grad` gives them.
     throw
         Raise when a NaN or infinity appears; otherwise the record's status says so.
 
@@ -216,7 +217,9 @@ def backpropagate(chain: Any, cotangent: Any, *, throw: bool = True) -> Gradient
     """
     chain = as_chain(chain, throw=throw)
     require_no_silent_downcast("cotangent", cotangent)
-    leaves = [jnp.ravel(jnp.asarray(leaf)) for leaf in jax.tree.leaves(cotangent)]
+    leaves = [
+        part for leaf in jax.tree.leaves(cotangent) for part in _real_parts(jnp.asarray(leaf))
+    ]
     if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         shown = ", ".join(describe(leaf) for leaf in leaves)
         raise TypeError(worded("cotangent", "be floating point", shown))
@@ -228,6 +231,13 @@ def backpropagate(chain: Any, cotangent: Any, *, throw: bool = True) -> Gradient
     require_finite("cotangent", cotangent)
     vector = jnp.concatenate([leaf.astype(chain.dtype) for leaf in leaves])
     return settle(_pull_back(chain, vector[:, None]), throw=throw)
+
+
+def _real_parts(leaf: Array) -> list[Array]:
+    """Give ∂L/∂Re h and ∂L/∂Im h; `jax.grad` gives ∂L/∂Re h - i ∂L/∂Im h for a complex h."""
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return [jnp.ravel(leaf.real), -jnp.ravel(leaf.imag)]
+    return [jnp.ravel(leaf)]
 
 
 @compiled

@@ -267,8 +267,9 @@ def jacobian_chain(
     params
         Its parameters; with ``tied=False`` every leaf has a leading axis of T entries.
     h0
-        The initial state, any pytree; its real floating-point leaves are raveled to n numbers,
-        integer and PRNG-key leaves are carried along without derivative.
+        The initial state, any pytree; its floating-point leaves are raveled to n real numbers,
+        two for each complex one; integer and PRNG-key leaves are carried along without
+        derivative.
     xs
         Inputs with a leading axis of T entries, or None.
     length

@@ -113,7 +113,7 @@ def _finiteness(states: Any, length: int) -> tuple[Int[Array, ""], Int[Array, ""
     """Give status and first bad step of a stack of states."""
     finite = jnp.ones(length + 1, dtype=bool)
     for leaf in jax.tree.leaves(states):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
             finite &= jnp.all(jnp.isfinite(leaf.reshape(length + 1, -1)), axis=1)
     usual = Status.OK if length else Status.EMPTY
     return status_of(finite, usual)

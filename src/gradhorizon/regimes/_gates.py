@@ -81,8 +81,8 @@ def _leaves(chain: JacobianChain) -> list[tuple[str, int]]:
     space = chain.links.space
     skeleton = jax.tree.unflatten(space.treedef, range(space.treedef.num_leaves))
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(skeleton)]
-    rows = zip(paths, space.shapes, space.differentiable, strict=True)
-    return [(leaf_name("h0", path), int(np.prod(shape))) for path, shape, diff in rows if diff]
+    rows = zip(paths, space.sizes, space.differentiable, strict=True)
+    return [(leaf_name("h0", path), size) for path, size, diff in rows if diff]
 
 
 def _declared(chain: JacobianChain) -> list[tuple[str, int, bool]] | None:

@@ -25,7 +25,7 @@ def linearized(chain: JacobianChain, *, lag: Any, threshold: Any) -> tuple[Crite
 
     def middle(leaf: Array) -> Array:
         late = leaf[leaf.shape[0] // 2 :]
-        return jnp.mean(late, axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[-1]
+        return jnp.mean(late, axis=0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[-1]
 
     def make(name: str, source: str, needs: str, jacobian: Array) -> Criterion:
         radius = spectral_radius(jacobian)

@@ -193,7 +193,7 @@ def _on_attractor(step: Step, params: Any, h0: Any, steps: int) -> Any:
 
 @compiled
 def _last_or_first(states: Any) -> Any:
-    floats = [a for a in jax.tree.leaves(states) if jnp.issubdtype(a.dtype, jnp.floating)]
+    floats = [a for a in jax.tree.leaves(states) if jnp.issubdtype(a.dtype, jnp.inexact)]
     tame = jnp.asarray(True)
     for leaf in floats:
         size = jnp.max(jnp.abs(leaf).reshape(leaf.shape[0], -1), axis=1, initial=0)
