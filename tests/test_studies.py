@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gradhorizon import studies
-from gradhorizon.studies._study import Check, gallery, run
+from gradhorizon.studies._gallery import gallery
+from gradhorizon.studies._study import Check, run
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

@@ -72,7 +72,7 @@ class Figures:
     list: bool = False
     """List the studies and stop."""
     all: bool = False
-    """All studies."""
+    """All studies; after an interruption the same command goes on with those left."""
     small: bool = False
     """Small settings: seconds, the same checks."""
     output: Path = Path("figures")

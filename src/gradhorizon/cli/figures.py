@@ -2,13 +2,16 @@
 
 import sys
 import time
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import jax
 from tqdm import tqdm
 
 from gradhorizon import studies
-from gradhorizon.studies._study import Outcome, gallery, run
+from gradhorizon.studies._gallery import TIMES, gallery, with_time
+from gradhorizon.studies._progress import Progress
+from gradhorizon.studies._study import Outcome, replace_file, run
 
 if TYPE_CHECKING:
     from gradhorizon.cli import Figures
@@ -27,22 +30,40 @@ def run_figures(options: "Figures") -> int:
         out("Name a study, or pass --all. --list shows what there is.\n")
         return 2
     jax.config.update("jax_enable_x64", True)
-    failed = 0
+    failed = _run_all(modules, options, Progress(options.output) if options.all else None)
+    page = gallery(options.output, studies.NAMES)
+    replace_file(options.output / "README.md", lambda p: p.write_text(page, encoding="utf-8"))
+    out(f"figures and numbers are in {options.output}/\n")
+    return 3 if failed else 0
+
+
+def _run_all(modules: dict[str, ModuleType], options: "Figures", progress: Progress | None) -> int:
+    """Run studies one after another; give the number of those with a failed check."""
+    failed, folder = 0, options.output
     bar = tqdm(modules.items(), disable=options.quiet or not sys.stderr.isatty(), leave=False)
     for name, module in bar:
+        if progress is not None and progress.has(module, small=options.small):
+            sys.stdout.write(f"{name}: finished in the interrupted run that this one continues\n")
+            continue
         began = time.monotonic()
         outcome = run(
             module,
-            options.output,
+            folder,
             small=options.small,
             tell=lambda stage, name=name: bar.set_description(f"{name}: {stage}"),
         )
-        out(_summary(outcome, time.monotonic() - began))
+        seconds = time.monotonic() - began
+        sys.stdout.write(_summary(outcome, seconds))
+        sys.stdout.flush()
         failed += not outcome.passed
-    page = gallery(options.output, studies.NAMES)
-    (options.output / "README.md").write_text(page, encoding="utf-8")
-    out(f"figures and numbers are in {options.output}/\n")
-    return 3 if failed else 0
+        if not options.small:
+            text = with_time(folder, name, seconds)
+            replace_file(folder / TIMES, lambda p, t=text: p.write_text(t, encoding="utf-8"))
+        if progress is not None and outcome.passed:
+            progress.add(module, small=options.small)
+    if progress is not None and not failed:
+        progress.clear()
+    return failed
 
 
 def _summary(outcome: Outcome, seconds: float) -> str:

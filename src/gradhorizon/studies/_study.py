@@ -97,7 +97,7 @@ def run(
     figure = module.draw(result)
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "pdf"):
-        _replace(folder / f"{name}.{kind}", lambda p, k=kind: plots.save(figure, p, kind=k))
+        replace_file(folder / f"{name}.{kind}", lambda p, k=kind: plots.save(figure, p, kind=k))
     outcome = Outcome(name, module.TITLE, module.answer(result), checks)
     record = {
         "study": name,
@@ -109,11 +109,11 @@ def run(
         "checks": [check.to_dict() for check in checks],
     }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    _replace(folder / f"{name}.json", lambda p: p.write_text(text, encoding="utf-8"))
+    replace_file(folder / f"{name}.json", lambda p: p.write_text(text, encoding="utf-8"))
     return outcome
 
 
-def _replace(target: Path, write: Callable[[Path], Any]) -> None:
+def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside its place and move it there once it is complete."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -121,58 +121,3 @@ def _replace(target: Path, write: Callable[[Path], Any]) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def gallery(folder: Path, names: tuple[str, ...]) -> str:
-    """Compose figures/README.md from the stored records of the studies.
-
-    Parameters
-    ----------
-    folder
-        Where the .json files lie.
-    names
-        The studies in order; those without a record are left out.
-
-    Returns
-    -------
-    str
-        Markdown: for each study the picture, the question, the answer and its checks.
-    """
-    parts = ["# Gallery\n", "Made by `gradhorizon figures --all`; every number below is checked.\n"]
-    for name in names:
-        path = folder / f"{name}.json"
-        if path.exists():
-            parts.append(_section(json.loads(path.read_text(encoding="utf-8"))))
-    return "\n".join(parts)
-
-
-def _section(record: dict[str, Any]) -> str:
-    """Compose the section of one study."""
-    rows = [
-        f"| {_cell(c['name'])} | {_number(c['value'])} | {_number(c['expected'])} | "
-        f"{_number(c['tolerance'])} | {'yes' if c['passed'] else '**no**'} | {_cell(c['source'])} |"
-        for c in record["checks"]
-    ]
-    name = record["study"]
-    return "\n".join(
-        [
-            f"## {record['title']}\n",
-            f"![{name}]({name}.png)\n",
-            f"**{record['question']}** {record['answer']}\n",
-            f"Source: {record['source']} Command: `gradhorizon figures {name}` "
-            f"([PDF]({name}.pdf), [numbers]({name}.json)).\n",
-            "| check | value | expected | tolerance | passed | source |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
-
-
-def _cell(text: str) -> str:
-    """Escape what would end a cell of a Markdown table."""
-    return text.replace("|", "\\|")
-
-
-def _number(value: Any) -> str:
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
