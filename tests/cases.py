@@ -81,7 +81,8 @@ def _cell(name, dtype) -> Case:
     state = cell.initial_state()
     leaves, tree = jax.tree.flatten(state)
     keys = jax.random.split(for_state, len(leaves))
-    start = [0.3 * jax.random.normal(k, v.shape, dtype) for k, v in zip(keys, leaves, strict=True)]
+    pairs = zip(keys, leaves, strict=True)
+    start = [0.3 * jax.random.normal(k, v.shape, v.dtype) for k, v in pairs]
     return Case(cell.step, cell.init(for_params), jax.tree.unflatten(tree, start), xs, STEPS, True)
 
 
@@ -98,14 +99,20 @@ def case(name: str, dtype: Any = np.float64) -> Case:
     return _cell(name, dtype)
 
 
+def real_leaves(tree: Any) -> list[Any]:
+    """Give the floating-point leaves of a state; a complex one as its real and imaginary part."""
+    found = []
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            found += [jnp.real(leaf), jnp.imag(leaf)]
+        elif jnp.issubdtype(leaf.dtype, jnp.floating):
+            found.append(leaf)
+    return found
+
+
 def real_part(tree: Any) -> Any:
     """Ravel the floating-point leaves of a state, in leaf order."""
-    leaves = [
-        jnp.ravel(leaf)
-        for leaf in jax.tree.leaves(tree)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
-    return jnp.concatenate(leaves)
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in real_leaves(tree)])
 
 
 def with_real_part(tree: Any, vector: Any) -> Any:
@@ -113,11 +120,11 @@ def with_real_part(tree: Any, vector: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     start, new = 0, []
     for leaf in leaves:
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            new.append(vector[start : start + leaf.size].reshape(leaf.shape))
-            start += leaf.size
-        else:
-            new.append(leaf)
+        parts = []
+        for part in real_leaves(leaf):
+            parts.append(vector[start : start + part.size].reshape(part.shape))
+            start += part.size
+        new.append(jax.lax.complex(*parts) if len(parts) == 2 else [*parts, leaf][0])
     return jax.tree.unflatten(structure, new)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradhorizon as gh
-from cases import NETWORKS, case, real_part, run_plainly
+from cases import NETWORKS, case, real_leaves, real_part, run_plainly
 from gradhorizon.chain.gradient import generic_profile
 
 DTYPES = [np.float32, np.float64]
@@ -15,18 +15,16 @@ DTYPES = [np.float32, np.float64]
 def stacked_loss(states):
     """A loss on every state, all leaves, unequal weights."""
     total = 0.0
-    for number, leaf in enumerate(jax.tree.leaves(states)):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            flat = leaf.reshape(leaf.shape[0], -1)
-            weights = jnp.cos(jnp.arange(1, flat.shape[0] + 1) + number).astype(leaf.dtype)
-            total = total + jnp.sum(weights * jnp.sum(jnp.square(flat), axis=1))
+    for number, leaf in enumerate(real_leaves(states)):
+        flat = leaf.reshape(leaf.shape[0], -1)
+        weights = jnp.cos(jnp.arange(1, flat.shape[0] + 1) + number).astype(leaf.dtype)
+        total = total + jnp.sum(weights * jnp.sum(jnp.square(flat), axis=1))
     return total
 
 
 def final_loss(states):
     """A loss on the last state only."""
-    leaves = [v for v in jax.tree.leaves(states) if jnp.issubdtype(v.dtype, jnp.floating)]
-    return sum(jnp.sum(jnp.sin(leaf[-1]) + leaf[-1]) for leaf in leaves)
+    return sum(jnp.sum(jnp.sin(leaf[-1]) + leaf[-1]) for leaf in real_leaves(states))
 
 
 def gradients(network, loss):
