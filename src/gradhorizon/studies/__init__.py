@@ -20,6 +20,8 @@ NAMES = (
     "random_network_exponent",
     "noise_suppresses_chaos",
     "predictor",
+    "ginibre_exponents",
+    "error_surface",
 )
 
 
