@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 from gradhorizon._checks import require_positive, worded
 from gradhorizon.cells import inits
@@ -73,13 +73,23 @@ class RateStep:
 
 
 @dataclasses.dataclass(frozen=True)
+class LeakyStep(RateStep):
+    """The same with a leak below 1: a share of the state stays as it is."""
+
+    def state_gates(self, params: Any, h: Any, x: Any) -> dict[str, Array | None]:
+        """Give the share 1 - leak, the same for every unit."""
+        del params, x
+        return {"h": jnp.full_like(h, 1 - self.leak)}
+
+
+@dataclasses.dataclass(frozen=True)
 class Zeros:
-    """Give a zero vector as the initial state."""
+    """Give a zero vector, real or complex, as the initial state."""
 
     size: int
     dtype: np.dtype
 
-    def __call__(self) -> Float[Array, " n"]:
+    def __call__(self) -> Inexact[Array, " n"]:
         """Give the state before the first input."""
         return jnp.zeros(self.size, self.dtype)
 
@@ -260,8 +270,9 @@ def rate_network(
         raise ValueError(worded("leak", "lie in (0, 1]", leak))
     kind = default_dtype(dtype)
     recurrent, incoming = recurrent_init or inits.gaussian(), input_init or inits.gaussian()
+    step = RateStep if leak == 1 else LeakyStep
     return Cell(
         init=additive_params(hidden, inputs, hidden, kind, recurrent, incoming),
-        step=RateStep(hidden, inputs, float(leak), activation_of(activation)),
+        step=step(hidden, inputs, float(leak), activation_of(activation)),
         initial_state=Zeros(hidden, kind),
     )

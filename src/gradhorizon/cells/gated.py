@@ -1,6 +1,7 @@
 """Gated cells: LSTM with state (c, h), and GRU."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,6 +39,11 @@ class LstmStep:
         """Give the forget gate, f = ∂c'/∂c at fixed h; no gate keeps the output h."""
         return {"c": sigmoid(affine(_second_rows(params, self.hidden), h[1], x)), "h": None}
 
+    def output(self, params: Any, h: Any, x: Any) -> Array:
+        """Give h, the part of the state that a layer above reads."""
+        del params, x
+        return h[1]
+
 
 @dataclasses.dataclass(frozen=True)
 class GruStep:
@@ -50,9 +56,8 @@ class GruStep:
         """Advance the state by one input."""
         check_arguments(h, x, self.hidden, self.inputs)
         from_state = params["W"] @ h
-        from_input = params["b"] + params["U"] @ x if "U" in params else params["b"]
         r_h, z_h, n_h = jnp.split(from_state, 3)
-        r_x, z_x, n_x = jnp.split(from_input, 3)
+        r_x, z_x, n_x = jnp.split(from_input(params, x), 3)
         r, z = sigmoid(r_h + r_x), sigmoid(z_h + z_x)
         candidate = tanh(n_x + r * (n_h + params["d"]))
         return (1 - z) * candidate + z * h
@@ -65,6 +70,30 @@ class GruStep:
 def _second_rows(params: dict[str, Array], hidden: int) -> dict[str, Array]:
     """Cut out what the second gate is made from: f of an LSTM, z of a GRU."""
     return {name: leaf[hidden : 2 * hidden] for name, leaf in params.items() if name != "d"}
+
+
+def from_input(params: dict[str, Array], x: Any) -> Array:
+    """Give U x + b, or b alone where the cell has no inputs."""
+    return params["b"] + params["U"] @ x if "U" in params else params["b"]
+
+
+def gate_bias(name: str, start: Any, hidden: int, dtype: np.dtype) -> Callable[[Any], Array]:
+    """Give draw(key) for the bias of one gate, shape (n,), from a number or an initializer.
+
+    Raises
+    ------
+    ValueError
+        If it is neither a number, nor n numbers, nor an initializer.
+    """
+    if callable(start):
+        initializer: inits.Initializer = start  # pyright: ignore[reportAssignmentType]
+        return lambda key: initializer(key, (hidden,), dtype)
+    numeric = hasattr(start, "dtype") or isinstance(start, (int, float, list, tuple))
+    if not numeric or np.shape(start) not in ((), (hidden,)):
+        need = f"be a number, {hidden} numbers, or an initializer"
+        remedy = "Pass a number or, for example, gh.inits.chrono(100.0)."
+        raise ValueError(worded(name, need, repr(start), remedy))
+    return lambda _: jnp.broadcast_to(jnp.asarray(start, dtype), (hidden,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +146,7 @@ def lstm(
     Raises
     ------
     ValueError
-        If a size is out of range.
+        If a size is out of range, or the bias is neither a number, n numbers nor an initializer.
 
     References
     ----------
@@ -133,6 +162,7 @@ def lstm(
     """
     require_sizes(hidden, inputs)
     kind = default_dtype(dtype)
+    forget = gate_bias("forget_bias", forget_bias, hidden, kind)
     base = additive_params(
         hidden,
         inputs,
@@ -145,9 +175,7 @@ def lstm(
     def init(key: Any) -> dict[str, Array]:
         for_weights, for_bias = jax.random.split(key)
         params = base(for_weights)
-        drawn = forget_bias(for_bias, (hidden,), kind) if callable(forget_bias) else forget_bias
-        forget = jnp.broadcast_to(jnp.asarray(drawn, kind), (hidden,))
-        return {**params, "b": params["b"].at[hidden : 2 * hidden].set(forget)}
+        return {**params, "b": params["b"].at[hidden : 2 * hidden].set(forget(for_bias))}
 
     return Cell(init=init, step=LstmStep(hidden, inputs), initial_state=ZeroPair(hidden, kind))
 
@@ -156,7 +184,7 @@ def gru(
     hidden: int,
     inputs: int,
     *,
-    update_bias: float = 0.0,
+    update_bias: Any = 0.0,
     recurrent_init: inits.Initializer | None = None,
     input_init: inits.Initializer | None = None,
     dtype: Any = None,
@@ -173,7 +201,8 @@ def gru(
     inputs
         m, the size of an input; 0 for a cell without inputs.
     update_bias
-        What b_z starts at; with all weights zero the state decays by σ(update_bias) per step.
+        What b_z starts at: a number, or an initializer such as `gh.inits.chrono(T)`. With all
+        weights zero the state decays by σ(update_bias) per step.
     recurrent_init
         Draws the three n × n blocks of W; default `gh.inits.orthogonal(1.0)`.
     input_init
@@ -190,7 +219,7 @@ def gru(
     Raises
     ------
     ValueError
-        If a size is out of range.
+        If a size is out of range, or the bias is neither a number, n numbers nor an initializer.
 
     References
     ----------
@@ -205,6 +234,7 @@ def gru(
     """
     require_sizes(hidden, inputs)
     kind = default_dtype(dtype)
+    update = gate_bias("update_bias", update_bias, hidden, kind)
     base = additive_params(
         hidden,
         inputs,
@@ -216,7 +246,8 @@ def gru(
 
     def init(key: Any) -> dict[str, Array]:
         params = base(key)
-        bias = params["b"].at[hidden : 2 * hidden].set(jnp.asarray(update_bias, kind))
+        # a key of its own for a drawn bias, so that the weights do not depend on how it starts
+        bias = params["b"].at[hidden : 2 * hidden].set(update(jax.random.fold_in(key, 1)))
         return {**params, "b": bias, "d": jnp.zeros(hidden, kind)}
 
     return Cell(init=init, step=GruStep(hidden, inputs), initial_state=Zeros(hidden, kind))
