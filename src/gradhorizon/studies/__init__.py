@@ -21,7 +21,10 @@ NAMES = (
     "noise_suppresses_chaos",
     "predictor",
     "ginibre_exponents",
+    "depth_scales",
     "error_surface",
+    "folds",
+    "looped_residual",
 )
 
 
