@@ -25,6 +25,7 @@ NAMES = (
     "error_surface",
     "folds",
     "looped_residual",
+    "curse_of_memory",
 )
 
 
