@@ -22,10 +22,15 @@ NAMES = (
     "predictor",
     "ginibre_exponents",
     "depth_scales",
+    "layer_gradients",
     "error_surface",
     "folds",
     "looped_residual",
     "curse_of_memory",
+    "gates_make_slow_modes",
+    "latch",
+    "hippo",
+    "lru_ring",
 )
 
 
