@@ -120,7 +120,7 @@ def _slow_gradients(steps: int) -> np.ndarray:
     ])  # fmt: skip
 
     def one(setting: Any) -> Any:
-        chain = _chain(*setting, steps)
+        chain = _chain(setting[0], setting[1], setting[2], steps)
         return jnp.cumsum(jnp.log(chain.matrices()[:, 0, 0]))
 
     return np.asarray(jax.jit(jax.vmap(one))(settings))
