@@ -73,8 +73,8 @@ class StackedStep:
 
     def _climb(self, params: Any, h: Any, x: Any) -> list[tuple[Any, Any]]:
         """Give, layer by layer, what it reads and its new state."""
-        for name, tree in (("params", params), ("h0", h)):
-            if not (isinstance(tree, tuple) and len(tree) == len(self.steps)):
+        for name, tree, kinds in (("params", params, (tuple, list)), ("h0", h, tuple)):
+            if not (isinstance(tree, kinds) and len(tree) == len(self.steps)):
                 seen = f"{type(tree).__name__} of {len(tree)}" if hasattr(tree, "__len__") else tree
                 need = f"be a tuple with one entry for each of {len(self.steps)} layers"
                 raise ArgumentError(worded(name, need, seen))
@@ -128,8 +128,8 @@ def stacked(*cells: Cell, read: Any = None) -> Cell:
     layers) the eigenvalues of a stack are those of its layers together. In the limit, for
     stationary inputs: the Lyapunov exponents of the stack are those of its layers together, each
     layer driven as it is in the stack. At finite T the singular values are not: what a lower
-    layer sends up is transient growth, k a^(k-1) after k steps for two layers that both decay
-    like a^k, so that the gradient reaches further than either layer's rate says.
+    layer sends up is transient growth, k aᵏ after k steps for two layers that both decay like aᵏ,
+    so that the gradient reaches further than either layer's rate says.
 
     Examples
     --------
