@@ -6,7 +6,7 @@
 import importlib
 from types import ModuleType
 
-from gradhorizon._checks import worded
+from gradhorizon._checks import require_choice
 
 NAMES = (
     "depth",
@@ -31,6 +31,7 @@ NAMES = (
     "latch",
     "hippo",
     "lru_ring",
+    "scalar_bound",
 )
 
 
@@ -42,6 +43,4 @@ def load(name: str) -> ModuleType:
     ValueError
         If there is no study of that name.
     """
-    if name not in NAMES:
-        raise ValueError(worded("name", f"be one of {', '.join(NAMES)}", name))
-    return importlib.import_module(f"gradhorizon.studies.{name}")
+    return importlib.import_module(f"gradhorizon.studies.{require_choice('name', name, NAMES)}")
