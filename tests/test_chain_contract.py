@@ -1,16 +1,14 @@
 """Bad input: the exception, the words, and nothing compiled before."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gradhorizon as gh
+from refusals import WORDING, refused
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
-WORDING = re.compile(r"^`[^`]+` must .+\. Received .+\.( .+\.)?$", re.S)
 
 W = np.eye(3)
 XS = np.zeros((4, 3))
@@ -94,7 +92,7 @@ BAD = {
     "params are a string": (
         (good, {"W": "wide"}, np.zeros(3), XS),
         TypeError,
-        r"`params\['W'\]` must be an array. Received str: wide",
+        r"`params\['W'\]` must be an array of numbers. Received str: wide",
     ),
     "NaN in params": (
         (good, np.diag(NAN), np.zeros(3), XS),
@@ -134,34 +132,8 @@ BAD = {
 def test_bad_networks_are_refused_in_words(name):
     arguments, kind, words = BAD[name]
     for function in (gh.unroll, gh.jacobian_chain, gh.diagnose):
-        before = compilations()
-        with pytest.raises(kind, match=words) as caught:
+        with refused(kind, words):
             function(*arguments)
-        assert WORDING.match(str(caught.value)), str(caught.value)
-        assert compilations() == before
-
-
-def compilations():
-    """Count the programs compiled by the package so far."""
-    from gradhorizon.chain.unroll import _unroll
-
-    return _unroll.__wrapped__.__name__, len(_COMPILED)
-
-
-_COMPILED: list[str] = []
-
-
-@pytest.fixture(autouse=True)
-def _count_compilations():
-    """Record every backend compilation that happens during a test."""
-
-    def listen(event, _duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            _COMPILED.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_lengths_that_disagree():
@@ -317,12 +289,12 @@ def test_no_steps_is_the_identity_with_a_status():
 def test_half_precision_is_promoted_with_a_warning(dtype):
     params, h0 = jnp.eye(3, dtype=dtype), jnp.full(3, 0.5, dtype)
     xs = jnp.zeros((5, 3), dtype)
-    with pytest.warns(gh.PrecisionWarning, match="promoted to float32"):
+    with pytest.warns(gh.PrecisionWarning, match="promoted to float64"):
         chain = gh.jacobian_chain(good, params, h0, xs)
-    assert chain.matrices().dtype == jnp.float32
+    assert chain.matrices().dtype == jnp.float64
     assert chain.storage_dtype == dtype
     with pytest.warns(gh.PrecisionWarning, match="matrices are stored in"):
-        assert gh.lyapunov_spectrum(jnp.ones((4, 1, 1), dtype)).exponents.dtype == jnp.float32
+        assert gh.lyapunov_spectrum(jnp.ones((4, 1, 1), dtype)).exponents.dtype == jnp.float64
 
 
 def test_float64_without_x64_is_refused_rather_than_truncated():

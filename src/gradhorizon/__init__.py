@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from gradhorizon import theory as theory
     from gradhorizon._checks import NumericalError as NumericalError
     from gradhorizon._record import Status as Status
+    from gradhorizon.cells import adapters as adapters
     from gradhorizon.cells import inits as inits
+    from gradhorizon.cells import maps as maps
     from gradhorizon.cells._cell import Cell as Cell
-    from gradhorizon.chain._contract import PrecisionWarning as PrecisionWarning
+    from gradhorizon.chain._contract import BatchWarning as BatchWarning
+    from gradhorizon.chain._given import PrecisionWarning as PrecisionWarning
+    from gradhorizon.chain._purity import EffectWarning as EffectWarning
     from gradhorizon.chain.gradient import GradientProfile as GradientProfile
     from gradhorizon.chain.gradient import backpropagate as backpropagate
     from gradhorizon.chain.gradient import gradient_profile as gradient_profile
@@ -74,11 +78,15 @@ _HOME = {
     "DtypeForecast": "regimes.forecast",
     "Status": "_record",
     "NumericalError": "_checks",
-    "PrecisionWarning": "chain._contract",
+    "PrecisionWarning": "chain._given",
+    "EffectWarning": "chain._purity",
+    "BatchWarning": "chain._contract",
 }
 _MODULES = {
     "cells": "cells",
     "inits": "cells.inits",
+    "adapters": "cells.adapters",
+    "maps": "cells.maps",
     "theory": "theory",
     "remedies": "remedies",
     "tasks": "remedies.tasks",

@@ -4,13 +4,16 @@ Every message reads "`name` must <requirement>. Received <value>. <Remedy>." Mis
 exception before anything is compiled; numerical failure is a status in the record.
 """
 
+import difflib
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 _SHOWN = 160  # characters of what was received that a message repeats
 
@@ -56,7 +59,7 @@ def worded(name: str, requirement: str, received: Any, remedy: str = "") -> str:
     >>> worded("k", "lie between 1 and n = 4", 5)
     '`k` must lie between 1 and n = 4. Received 5.'
     """
-    text = f"`{name}` must {requirement}. Received {abbreviate(received)}."
+    text = f"`{name}` must {requirement}. Received {abbreviate(received).rstrip('.')}."
     return f"{text} {remedy}" if remedy else text
 
 
@@ -87,26 +90,140 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(dtype_of(leaf), jax.dtypes.prng_key)
 
 
+def require_arrays(name: str, tree: Any) -> None:
+    """Refuse leaves that are not arrays of numbers, and values of a trace that has ended.
+
+    Raises
+    ------
+    TypeError
+        If a leaf is neither an array nor a number, or an array of objects, strings or times.
+    ValueError
+        If a leaf is a Python integer beyond 64 bits, or was leaked from another trace.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.core.Tracer):
+            _require_alive(leaf_name(name, path), leaf)
+        if not _is_numeric(leaf):
+            dtype = getattr(leaf, "dtype", None)
+            shown = f"{type(leaf).__name__}: {leaf}" if dtype is None else describe(leaf)
+            remedy = "Close over settings that are not arrays."
+            raise TypeError(worded(leaf_name(name, path), "be an array of numbers", shown, remedy))
+        if isinstance(leaf, int) and not -(2**63) <= leaf < 2**63:
+            shown = f"{type(leaf).__name__}: {leaf}"
+            raise ValueError(worded(leaf_name(name, path), "fit into 64 bits", shown))
+
+
+def _is_numeric(leaf: Any) -> bool:
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return leaf.dtype.kind in "biufc" or bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    return isinstance(leaf, (jax.Array, bool, int, float, complex))
+
+
+def _require_alive(name: str, tracer: Any) -> None:
+    """Refuse a traced value whose trace has ended, by using it."""
+    try:
+        jnp.expand_dims(tracer, 0)
+    except jax.errors.UnexpectedTracerError as error:
+        remedy = "Return it from the function that JAX traced instead of storing it."
+        shown = f"{describe(tracer)}, leaked from a function that has returned"
+        raise ValueError(worded(name, "be a value of this computation", shown, remedy)) from error
+
+
+def as_array(name: str, value: Any) -> Array:
+    """Give `value` as one JAX array of numbers, no bits lost.
+
+    Raises
+    ------
+    TypeError
+        If it is not an array, a number or a regular nesting of lists of numbers.
+    ValueError
+        If lists are ragged, or x64 is off and it needs 64 bits.
+    """
+    if isinstance(value, (list, tuple)):
+        try:
+            value = np.asarray(value)
+        except (ValueError, TypeError) as error:
+            received = f"{type(value).__name__} of {len(value)}: {error}"
+            remedy = "Stack arrays of one shape."
+            raise ValueError(worded(name, "be one regular array", received, remedy)) from error
+    if not jax.tree_util.all_leaves([value]):  # None, a dictionary: no leaf to look at
+        received = f"{type(value).__name__}: {value}"
+        raise TypeError(worded(name, "be an array of numbers", received))
+    require_arrays(name, value)
+    require_no_silent_downcast(name, value)
+    return jnp.asarray(value)
+
+
+def as_real(name: str, value: Any) -> Array:
+    """Give `value` as one real floating-point JAX array.
+
+    Raises
+    ------
+    TypeError
+        If it is an array of another kind, or no array at all.
+    ValueError
+        As `as_array`.
+    """
+    array = as_array(name, value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        remedy = "Cast it to float32 or float64."
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+            remedy = "Pass the real matrices [[Re, -Im], [Im, Re]], or unroll a complex state."
+        raise TypeError(worded(name, "be real and floating point", describe(array), remedy))
+    return array
+
+
+def is_half(dtype: Any) -> bool:
+    """Say whether a float format has fewer than 32 bits."""
+    return jnp.finfo(dtype).bits < 32
+
+
+def wide_enough(dtype: Any) -> np.dtype:
+    """Give the dtype that matrices of `dtype` are factorized in: no format below 32 bits can be.
+
+    Half formats are promoted to the default one, float64 under x64 and else float32.
+    """
+    return np.dtype(jnp.result_type(float)) if is_half(dtype) else np.dtype(dtype)
+
+
 def require_no_silent_downcast(name: str, tree: Any) -> None:
-    """Refuse 64-bit floats that JAX would truncate without a word because x64 is off.
+    """Refuse numbers that JAX would truncate without a word because x64 is off.
 
     Raises
     ------
     ValueError
-        If a leaf is float64 (or complex128) while ``jax_enable_x64`` is False.
+        If ``jax_enable_x64`` is False and a leaf is float64 or complex128, or an integer that
+        does not fit into 32 bits.
     """
     if jax.config.read("jax_enable_x64"):
         return
+    remedy = 'Call jax.config.update("jax_enable_x64", True) first'
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype in (np.float64, np.complex128):
+        if is_key(leaf):
+            continue
+        label, dtype = leaf_name(name, path), getattr(leaf, "dtype", None)
+        if dtype in (np.float64, np.complex128):
+            narrow = "float32" if dtype == np.float64 else "complex64"
             raise ValueError(
                 worded(
-                    leaf_name(name, path),
-                    "be float32 while JAX's x64 mode is off",
+                    label,
+                    f"be {narrow} while JAX's x64 mode is off",
                     describe(leaf),
-                    'Call jax.config.update("jax_enable_x64", True) first, or pass float32.',
+                    f"{remedy}, or pass {narrow}.",
                 )
             )
+        if dtype in (np.int64, np.uint64) or (isinstance(leaf, int) and dtype is None):
+            _require_32_bits(label, leaf, f"{remedy}, or pass smaller integers.")
+
+
+def _require_32_bits(label: str, leaf: Any, remedy: str) -> None:
+    values = np.asarray(leaf) if is_concrete(leaf) else np.zeros(0)
+    signed = values.dtype != np.uint64
+    low, high = (-(2**31), 2**31) if signed else (0, 2**32)
+    outside = (values < low) | (values >= high)
+    if outside.any():
+        wanted = "fit into 32 bits while JAX's x64 mode is off"
+        raise ValueError(worded(label, wanted, values[outside].flat[0], remedy))
 
 
 def require_finite(name: str, tree: Any) -> None:
@@ -159,12 +276,40 @@ def require_positive(name: str, value: Any, *, below: float | None = None) -> No
 
     Raises
     ------
+    TypeError
+        If it is not a real number.
     ValueError
         If it is NaN, zero, negative, or not below the bound.
     """
     if not is_concrete(value):
         return  # a traced value cannot be looked at
-    number = float(value)
+    try:
+        if isinstance(value, str):
+            raise TypeError  # noqa: TRY301 - "0.5" is no number
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(worded(name, "be a number", repr(value))) from error
     if not number > 0 or (below is not None and not number < below):
         wanted = "be positive" if below is None else f"lie strictly between 0 and {below:g}"
         raise ValueError(worded(name, wanted, number))
+
+
+def require_choice(name: str, value: Any, choices: Iterable[str], remedy: str = "") -> str:
+    """Give `value` if it is one of the admissible names.
+
+    Raises
+    ------
+    TypeError
+        If it is not a string.
+    ValueError
+        If it is not among the choices; the message lists them and names the nearest.
+    """
+    known = list(choices)
+    wanted = f"be one of {', '.join(known)}"
+    if not isinstance(value, str):
+        raise TypeError(worded(name, wanted, repr(value)))
+    if value not in known:
+        near = difflib.get_close_matches(value.lower(), known, n=1)
+        advice = f"Did you mean {near[0]!r}?" if near else remedy
+        raise ValueError(worded(name, wanted, repr(value), advice))
+    return value

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from gradhorizon._checks import is_concrete
+from gradhorizon._checks import is_concrete, worded
 
 
 @functools.cache
@@ -51,7 +51,15 @@ def compiled(function: Callable[..., Any] | None = None, *, static: tuple[str, .
     def call(*args: Any, **kwargs: Any) -> Any:
         if not is_concrete((args, kwargs)):
             return traced(*args, **kwargs)
-        with _threadpools().limit(limits=1, user_api="blas"):
-            return jax.block_until_ready(traced(*args, **kwargs))
+        try:
+            with _threadpools().limit(limits=1, user_api="blas"):
+                return jax.block_until_ready(traced(*args, **kwargs))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            remedy = "Use fewer steps or a smaller state."
+            wanted = "fit into the memory of the device"
+            received = str(error).splitlines()[0]
+            raise MemoryError(worded("chain", wanted, received, remedy)) from error
 
     return call

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gradhorizon._checks import worded
+from gradhorizon._checks import require_choice, worded
 
 
 def sech2(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -94,14 +94,8 @@ def activation_of(activation: Any) -> Activation:
         If it is neither a name nor callable.
     """
     if isinstance(activation, str):
-        if activation not in KNOWN:
-            import difflib
-
-            near = difflib.get_close_matches(activation, KNOWN, n=1)
-            remedy = f"Did you mean {near[0]!r}?" if near else "Pass a function for any other."
-            wanted = f"be one of {', '.join(KNOWN)}"
-            raise ValueError(worded("activation", wanted, repr(activation), remedy))
-        return KNOWN[activation]
+        remedy = "Pass a function for any other."
+        return KNOWN[require_choice("activation", activation, KNOWN, remedy)]
     if not callable(activation):
         raise TypeError(worded("activation", "be a name or a function", repr(activation)))
     for known in KNOWN.values():

@@ -9,23 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradhorizon._checks import (
-    ArgumentError,
     describe,
     dtype_of,
+    is_half,
     is_key,
     leaf_name,
+    require_arrays,
     require_finite,
     require_integer,
     require_no_silent_downcast,
     worded,
 )
+from gradhorizon.chain._given import PrecisionWarning
+from gradhorizon.chain._purity import computed_in, trace
 from gradhorizon.chain._state import StateSpace
 
 Step = Callable[[Any, Any, Any], Any]
+_WHOLE_SEQUENCE = ("Bidirectional", "RNN")  # layers of libraries that wrap a cell
 
 
-class PrecisionWarning(UserWarning):
-    """The state is stored in fewer bits than the analysis computes with."""
+class BatchWarning(UserWarning):
+    """The state looks like a batch of independent states, which costs batch² the memory."""
 
 
 class Problem(NamedTuple):
@@ -50,10 +54,9 @@ def check_problem(
     ValueError
         If shapes, structures, precisions or lengths disagree, or a value is not finite.
     """
-    if not callable(step):
-        raise TypeError(worded("step", "be a function step(params, h, x) -> h", repr(step)))
+    require_step(step)
     for name, tree in (("params", params), ("h0", h0), ("xs", xs)):
-        _require_arrays(name, tree)
+        require_arrays(name, tree)
         require_no_silent_downcast(name, tree)
     params, h0, xs = (jax.tree.map(_strong, tree) for tree in (params, h0, xs))
     _require_float_params(params)
@@ -62,15 +65,9 @@ def check_problem(
     length = _common_length(params if not tied else None, xs, length)
     for name, tree in (("params", params), ("h0", h0), ("xs", xs)):
         require_finite(name, tree)
-    _check_step(step, _at_first(params) if not tied else _shapes(params), h0, _at_first(xs))
-    space = StateSpace.of(h0)
-    if jnp.finfo(space.storage_dtype).bits < 32:
-        warnings.warn(
-            f"The state is stored in {space.storage_dtype}: Jacobians are promoted to "
-            f"{space.dtype}, and error bars use the precision of {space.storage_dtype}.",
-            PrecisionWarning,
-            stacklevel=4,
-        )
+    layer = _shapes(params) if tied else _at_first(params)
+    space = _check_step(step, layer, _shapes(h0), _at_first(xs))
+    _warn_of_precision(space)
     return Problem(params, h0, xs, length, space)
 
 
@@ -83,17 +80,48 @@ def _strong(leaf: Any) -> Any:
     return np.asarray(leaf, dtype=jax.dtypes.canonicalize_dtype(dtype_of(leaf)))
 
 
-def _require_arrays(name: str, tree: Any) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)):
-            raise TypeError(
-                worded(
-                    leaf_name(name, path),
-                    "be an array",
-                    f"{type(leaf).__name__}: {leaf}",
-                    "Close over settings that are not arrays.",
-                )
-            )
+def require_step(step: Any) -> None:
+    """Refuse what is no step from one state to the next.
+
+    Raises
+    ------
+    TypeError
+        If it is not callable or not hashable.
+    ValueError
+        If it is a library's layer that reads the whole sequence.
+    """
+    if type(step).__name__ in _WHOLE_SEQUENCE:
+        remedy = "Pass the cell of one direction; a bidirectional layer has no horizon."
+        shown = f"{type(step).__name__}, a layer that reads the whole sequence"
+        raise ValueError(worded("step", "be causal: one step (params, h, x) -> h", shown, remedy))
+    if not callable(step):
+        raise TypeError(worded("step", "be a function step(params, h, x) -> h", repr(step)))
+    try:
+        hash(step)
+    except TypeError as error:
+        remedy = "Wrap it: def step(params, h, x): ..."
+        shown = f"{type(step).__name__}: {error}"
+        raise TypeError(worded("step", "be hashable, as functions are", shown, remedy)) from error
+
+
+def _warn_of_precision(space: StateSpace) -> None:
+    """Say once when states or what is computed from them have fewer bits than the Jacobians."""
+    stored, wide = space.storage_dtype, space.dtype
+    if stored == wide:
+        return
+    if stored in [np.dtype(jnp.finfo(d).dtype) for d in space.dtypes if _is_float(d)]:
+        if not is_half(stored):
+            return  # float32 beside float64 is refused elsewhere
+        text = f"The state is stored in {stored}: Jacobians are promoted to {wide}"
+    else:
+        text = f"`step` computes in {stored} though the state is stored in {wide}"
+    warnings.warn(
+        f"{text}, and error bars use the precision of {stored}.", PrecisionWarning, stacklevel=4
+    )
+
+
+def _is_float(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def _require_float_params(params: Any) -> None:
@@ -176,30 +204,37 @@ def _at_first(tree: Any) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a)[1:], a.dtype), tree)
 
 
-def _check_step(step: Step, params: Any, h0: Any, x: Any) -> None:
-    """Evaluate shapes through `step` once: the state must come back as it went in."""
-    try:
-        out = jax.eval_shape(step, params, h0, x)
-    except jax.errors.TracerBoolConversionError as error:
-        remedy = "Use jax.lax.cond or jax.numpy.where in place of `if`."
-        raise ValueError(
-            worded("step", "not branch on traced values", "a Python `if`", remedy)
-        ) from error
-    except ArgumentError:
-        raise
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        received = f"{type(error).__name__}: {error}"
-        states = ", ".join(describe(v) for v in jax.tree.leaves(h0))
-        inputs = ", ".join(describe(v) for v in jax.tree.leaves(x)) or "None"
-        raise ValueError(
-            worded(
-                "step",
-                f"accept (params, h, x) with h of {states} and x of {inputs}",
-                received,
-                "Check the shapes of `params`, `h0` and `xs`; batch with jax.vmap.",
-            )
-        ) from error
+def _check_step(step: Step, params: Any, h0: Any, x: Any) -> StateSpace:
+    """Trace `step`: it must be pure, and the state must come back as it went in."""
+    program, out = trace(step, params, h0, x)
     _compare(h0, out)
+    _warn_of_batch(step, params, h0, x)
+    return StateSpace.of(h0, computed_in(program, params, h0))
+
+
+def _warn_of_batch(step: Step, params: Any, h0: Any, x: Any) -> None:
+    """Warn when all states and inputs share a leading axis and `step` takes one row of each too.
+
+    A state that is a matrix is legal, so this cannot be an error. A step applied to each row
+    alone has a Jacobian of (batch n)² entries, all but 1/batch of them zero.
+    """
+    leaves, inputs = jax.tree.leaves(h0), jax.tree.leaves(x)
+    sizes = {np.shape(leaf)[:1] for leaf in [*leaves, *inputs]}
+    if not inputs or len(sizes) != 1 or sizes & {(), (1,)} or any(np.ndim(v) < 2 for v in leaves):
+        return
+    row, entry = _at_first(h0), _at_first(x)
+    try:
+        out = jax.eval_shape(step, params, row, entry)
+    except Exception:  # noqa: BLE001 - whatever it raises: it does not take one row
+        return
+    if jax.tree.map(describe, out) == jax.tree.map(describe, row):
+        (batch,) = next(iter(sizes))
+        warnings.warn(
+            f"`h0` looks like a batch of {batch} states: `step` takes one of them just as well. "
+            f"Their Jacobian has {batch} x {batch} blocks, mostly zero. Batch with jax.vmap.",
+            BatchWarning,
+            stacklevel=5,
+        )
 
 
 def _compare(h0: Any, out: Any) -> None:

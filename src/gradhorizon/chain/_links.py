@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float
 
+from gradhorizon._checks import worded
 from gradhorizon.chain._contract import Step
 from gradhorizon.chain._state import StateSpace
 
@@ -145,6 +146,41 @@ class StepLinks:
             return self.of(jax.tree.unflatten(structure, constants))
 
         return Program(run, fixed, link)
+
+
+def resolve(links: StepLinks, shared: Any, item: Any) -> StepLinks:
+    """Find out once, by abstract evaluation, which directions of differentiation exist.
+
+    Raises
+    ------
+    TypeError
+        If ``mode="forward"`` and the step has no forward derivative.
+    """
+
+    def obstacle(mode: str) -> Exception | None:
+        trial = dataclasses.replace(links, mode=mode)
+        try:
+            jax.eval_shape(
+                lambda s, i: trial.of(trial.differentiate(s, i)[2]).matrix(), shared, item
+            )
+        except (TypeError, ValueError, NotImplementedError) as error:
+            return error
+        return None
+
+    if links.mode == "reverse":
+        return links
+    forward = obstacle("forward")
+    if forward is None:
+        return dataclasses.replace(links, mode="forward", transposable=obstacle("reverse") is None)
+    if links.mode == "forward":
+        text = worded(
+            "mode",
+            "be 'reverse' or 'auto' for a step without forward derivative",
+            "'forward'",
+            "Pass mode='reverse'.",
+        )
+        raise TypeError(text) from forward
+    return dataclasses.replace(links, mode="reverse")
 
 
 def _roles(program: core.Jaxpr, shared: int, constants: int) -> list[str | int]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gradhorizon._checks import dtype_of, is_key
+from gradhorizon._checks import dtype_of, is_key, wide_enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +27,30 @@ class StateSpace:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[Any, ...]
     differentiable: tuple[bool, ...]
+    dtype: np.dtype  # of the raveled vector: wide enough to be factorized
+    storage_dtype: np.dtype  # the narrowest real format on the way: it decides the error bars
 
     @staticmethod
-    def of(h0: Any) -> "StateSpace":
-        """Read the structure off a state (arrays or `ShapeDtypeStruct`s)."""
+    def of(h0: Any, computed_in: Any = None) -> "StateSpace":
+        """Read the structure off a state (arrays or `ShapeDtypeStruct`s).
+
+        `computed_in` is the narrowest float format inside the step, where it is known.
+        """
         leaves, treedef = jax.tree.flatten(h0)
         dtypes = tuple(dtype_of(leaf) for leaf in leaves)
+        differentiable = tuple(
+            not is_key(leaf) and bool(jnp.issubdtype(d, jnp.inexact))
+            for leaf, d in zip(leaves, dtypes, strict=True)
+        )
+        real = _real_dtypes(dtypes, differentiable) or [np.dtype(np.float32)]
+        formats = real if computed_in is None else [*real, np.dtype(computed_in)]
         return StateSpace(
             treedef=treedef,
             shapes=tuple(np.shape(leaf) for leaf in leaves),
             dtypes=dtypes,
-            differentiable=tuple(
-                not is_key(leaf) and bool(jnp.issubdtype(d, jnp.inexact))
-                for leaf, d in zip(leaves, dtypes, strict=True)
-            ),
+            differentiable=differentiable,
+            dtype=max((wide_enough(d) for d in real), key=lambda d: d.itemsize),
+            storage_dtype=min(formats, key=lambda d: (jnp.finfo(d).bits, jnp.finfo(d).nmant)),
         )
 
     @property
@@ -56,21 +66,6 @@ class StateSpace:
     def size(self) -> int:
         """The number n of differentiated real numbers."""
         return sum(self.sizes)
-
-    @property
-    def storage_dtype(self) -> np.dtype:
-        """The narrowest real dtype among the differentiated leaves: it decides the error bars."""
-        return np.dtype(min(self._real_dtypes(), key=lambda d: jnp.finfo(d).bits))
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the raveled vector: at least float32, since no narrower QR exists."""
-        kinds = [np.dtype(np.float32), *self._real_dtypes()]
-        return np.dtype(max(kinds, key=lambda d: jnp.finfo(d).bits))
-
-    def _real_dtypes(self) -> list[np.dtype]:
-        pairs = zip(self.dtypes, self.differentiable, strict=True)
-        return [np.dtype(jnp.finfo(d).dtype) for d, diff in pairs if diff]
 
     def ravel(self, h: Any) -> tuple[Float[Array, " n"], tuple[Any, ...]]:
         """Split a state into its vector and its auxiliary leaves."""
@@ -107,6 +102,12 @@ class StateSpace:
         for path, size in zip(paths, self.sizes, strict=True):
             names += [path] * size
         return tuple(names)
+
+
+def _real_dtypes(dtypes: tuple[Any, ...], differentiable: tuple[bool, ...]) -> list[np.dtype]:
+    """Give the real dtype of every differentiated leaf; complex64 is made of float32."""
+    pairs = zip(dtypes, differentiable, strict=True)
+    return [np.dtype(jnp.finfo(d).dtype) for d, diff in pairs if diff]
 
 
 def _is_complex(dtype: Any) -> bool:

@@ -10,15 +10,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gradhorizon._checks import describe, require_finite, require_no_silent_downcast, worded
+from gradhorizon._checks import (
+    describe,
+    require_arrays,
+    require_finite,
+    require_no_silent_downcast,
+    worded,
+)
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
 from gradhorizon._scaled import ZERO_EXPONENT, log_scaled, normalize, shift
 from gradhorizon.chain._contract import Step
+from gradhorizon.chain._given import unscaled
 from gradhorizon.chain._links import StepLinks
 from gradhorizon.chain._outcome import settle
+from gradhorizon.chain._purity import in_words
 from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps, jacobian_chain
 from gradhorizon.chain.unroll import status_of
@@ -121,7 +130,12 @@ def require_scalar_loss(chain: JacobianChain, loss: Any) -> None:
     """
     if not callable(loss):
         raise TypeError(worded("loss", "be a function of the stacked states", repr(loss)))
-    out = jax.eval_shape(lambda c: _loss_of(c, loss), chain)
+    out = in_words(
+        "loss",
+        lambda: jax.eval_shape(lambda c: _loss_of(c, loss), chain),
+        "accept the stacked states h_1 … h_T and return a scalar",
+        "Every leaf of the states has a leading time axis.",
+    )
     if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
         received = ", ".join(describe(v) for v in jax.tree.leaves(out)) or repr(out)
         remedy = "Reduce it with a sum or a mean."
@@ -215,7 +229,8 @@ def backpropagate(chain: Any, cotangent: Any, *, throw: bool = True) -> Gradient
     >>> jnp.exp(gh.backpropagate(J, jnp.array([1.0, 0.0])).log_norms).round(6).tolist()
     [2.828427, 2.0, 1.0]
     """
-    chain = as_chain(chain, throw=throw)
+    chain = as_chain(chain, throw=throw, columns=1)
+    require_arrays("cotangent", cotangent)
     require_no_silent_downcast("cotangent", cotangent)
     leaves = [
         part for leaf in jax.tree.leaves(cotangent) for part in _real_parts(jnp.asarray(leaf))
@@ -275,6 +290,8 @@ def pull_back(
     norms, largest = (
         jnp.concatenate([a, b[None]]) for a, b in zip(sizes, _sizes(start, exponent), strict=True)
     )
+    lags = np.arange(chain.length, -1, -1)
+    norms, largest = (unscaled(a, lags, chain.shift) for a in (norms, largest))
     return GradientProfile(norms, largest, *_first_failure(finite_steps(chain), finite))
 
 

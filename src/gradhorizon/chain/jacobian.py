@@ -6,7 +6,6 @@ newest factor on the left.
 """
 
 import dataclasses
-import warnings
 from typing import Any
 
 import jax
@@ -14,16 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gradhorizon._checks import describe, is_concrete, require_finite, worded
-from gradhorizon._checks import require_no_silent_downcast as _no_downcast
+from gradhorizon._checks import (
+    is_concrete,
+    require_choice,
+    require_finite,
+    require_integer,
+    worded,
+)
 from gradhorizon._compiled import compiled
 from gradhorizon._record import record, static
-from gradhorizon.chain._contract import PrecisionWarning, Step, check_problem
-from gradhorizon.chain._links import Link, MatrixLinks, StepLinks
+from gradhorizon.chain._contract import Problem, Step, check_problem
+from gradhorizon.chain._given import LIMIT, given, require_room
+from gradhorizon.chain._links import Link, MatrixLinks, StepLinks, resolve
 from gradhorizon.chain._sweep import advanced, choose_stride, first_of, sweep, unrolled
 
 MODES = ("auto", "forward", "reverse")
-_LIMIT = 2 * 2**30  # bytes that `matrices` allocates unless told otherwise
 
 
 @record
@@ -58,6 +62,9 @@ class JacobianChain:
         The dtype of the Jacobians.
     storage_dtype
         The dtype that states or matrices came in: error bars use its precision.
+    shift
+        For a chain given as matrices, the binary exponent they were multiplied by: 0 unless
+        their entries leave the range of normal numbers.
     """
 
     items: PyTree
@@ -71,6 +78,7 @@ class JacobianChain:
     size: int = static()
     dtype: np.dtype = static()
     storage_dtype: np.dtype = static()
+    shift: int = static(default=0)
 
     @staticmethod
     def from_matrices(matrices: Any) -> "JacobianChain":
@@ -84,7 +92,8 @@ class JacobianChain:
         Returns
         -------
         JacobianChain
-            The chain; float16 and bfloat16 matrices are promoted to float32 with a warning.
+            The chain; float16 and bfloat16 matrices are promoted, to float64 under x64 and else
+            to float32, with a warning. Subnormal entries keep their value, with a warning too.
 
         Raises
         ------
@@ -101,45 +110,8 @@ class JacobianChain:
         >>> chain.length, chain.size
         (3, 1)
         """
-        _no_downcast("matrices", matrices)
-        if isinstance(matrices, (list, tuple)):
-            matrices = np.asarray(matrices)
-        stack = jnp.asarray(matrices)
-        if not jnp.issubdtype(stack.dtype, jnp.floating):
-            remedy = "Cast it to float32 or float64."
-            shown = describe(stack)
-            raise TypeError(worded("matrices", "be real and floating point", shown, remedy))
-        if stack.ndim != 3 or stack.shape[1] != stack.shape[2] or stack.shape[1] == 0:
-            raise ValueError(
-                worded(
-                    "matrices",
-                    "have shape (T, n, n) with n at least 1",
-                    describe(stack),
-                    "Put time first; batch with jax.vmap.",
-                )
-            )
-        storage = np.dtype(stack.dtype)
-        if jnp.finfo(storage).bits < 32:
-            warnings.warn(
-                f"The matrices are stored in {storage}: they are promoted to float32, and error "
-                f"bars use the precision of {storage}.",
-                PrecisionWarning,
-                stacklevel=2,
-            )
-            stack = stack.astype(jnp.float32)
-        return JacobianChain(
-            items=stack,
-            residuals=None,
-            shared=None,
-            final=None,
-            finite=None,
-            links=MatrixLinks(),
-            stride=1,
-            length=stack.shape[0],
-            size=stack.shape[1],
-            dtype=np.dtype(stack.dtype),
-            storage_dtype=storage,
-        )
+        stack, storage, shift = given(matrices)
+        return of_matrices(stack, storage, shift)
 
     @property
     def mode(self) -> str:
@@ -158,11 +130,29 @@ class JacobianChain:
         return self.links.of(self.links.differentiate(self.shared, item)[2])
 
     def at(self, t: int) -> Link:
-        """Build the linear map J_t, t = 1 … T."""
-        return self.link(jax.tree.map(lambda a: a[0], self.segment(t - 1, t).dense().items))
+        """Build the linear map J_t, t = 1 … T.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `t` is not an integer in 1 … T.
+        """
+        t = require_integer("t", t, 1, self.length)
+        one = self.segment(t - 1, t).dense()
+        if self.shift:
+            return MatrixLinks().link(one.matrices()[0])
+        return self.link(jax.tree.map(lambda a: a[0], one.items))
 
     def segment(self, start: int, stop: int) -> "JacobianChain":
-        """Cut out the steps start + 1 … stop, whose product is Φ(stop, start)."""
+        """Cut out the steps start + 1 … stop, whose product is Φ(stop, start).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `start` and `stop` are not integers with 0 ≤ start ≤ stop ≤ T.
+        """
+        start = require_integer("start", start, 0, self.length)
+        stop = require_integer("stop", stop, start, self.length)
         if (start, stop) == (0, self.length):
             return self
         if self.stride > 1:
@@ -201,7 +191,7 @@ class JacobianChain:
         layers, xs = between(start, stop)
         return assemble(self.links, self.shared, state, layers, xs, stop - start, keep=keep)
 
-    def matrices(self, *, limit_bytes: int = _LIMIT) -> Float[Array, "T n n"]:
+    def matrices(self, *, limit_bytes: int = LIMIT) -> Float[Array, "T n n"]:
         """Materialize all step Jacobians.
 
         Parameters
@@ -236,13 +226,35 @@ class JacobianChain:
                     "Analyze the chain itself, which streams, or raise the limit.",
                 )
             )
+        if self.shift and is_concrete(self.items):
+            return jnp.asarray(np.ldexp(np.asarray(self.items), -self.shift))
         return _matrices(self)
+
+
+def of_matrices(
+    stack: Float[Array, "T n n"], storage_dtype: np.dtype, shift: int = 0
+) -> JacobianChain:
+    """Make a chain of checked matrices, multiplied by 2^shift."""
+    return JacobianChain(
+        items=stack,
+        residuals=None,
+        shared=None,
+        final=None,
+        finite=None,
+        links=MatrixLinks(),
+        stride=1,
+        length=stack.shape[0],
+        size=stack.shape[1],
+        dtype=np.dtype(stack.dtype),
+        storage_dtype=storage_dtype,
+        shift=shift,
+    )
 
 
 @compiled
 def _matrices(chain: JacobianChain) -> Float[Array, "T n n"]:
     if chain.mode == "matrices":
-        return chain.items
+        return jnp.ldexp(chain.items, -chain.shift) if chain.shift else chain.items
     if chain.length == 0:
         return jnp.zeros((0, chain.size, chain.size), chain.dtype)
     return sweep(chain, lambda c, link, _: (c, link.matrix()), None)[1]
@@ -307,14 +319,17 @@ def jacobian_chain(
     >>> chain.matrices()[3].tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
-    if mode not in MODES:
-        raise ValueError(worded("mode", f"be one of {', '.join(MODES)}", repr(mode)))
-    problem = check_problem(step, params, h0, xs, length, tied=tied)
+    mode = require_choice("mode", mode, MODES)
+    return linearize(step, check_problem(step, params, h0, xs, length, tied=tied), tied, mode)
+
+
+def linearize(step: Step, problem: Problem, tied: bool, mode: str = "auto") -> JacobianChain:
+    """Unroll and linearize a checked problem."""
     shared, layers = (problem.params, None) if tied else (None, problem.params)
     state = problem.space.ravel(problem.h0)
     links = StepLinks(step, problem.space, tied, mode, True)
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), (shared, state))
-    links = _resolve(links, like[0], (*like[1], *first_of((layers, problem.xs))))
+    links = resolve(links, like[0], (*like[1], *first_of((layers, problem.xs))))
     return assemble(links, shared, state, layers, problem.xs, problem.length, keep=True)
 
 
@@ -342,35 +357,6 @@ def assemble(
     )
 
 
-def _resolve(links: StepLinks, shared: Any, item: Any) -> StepLinks:
-    """Find out once, by abstract evaluation, which directions of differentiation exist."""
-
-    def obstacle(mode: str) -> Exception | None:
-        trial = dataclasses.replace(links, mode=mode)
-        try:
-            jax.eval_shape(
-                lambda s, i: trial.of(trial.differentiate(s, i)[2]).matrix(), shared, item
-            )
-        except (TypeError, ValueError, NotImplementedError) as error:
-            return error
-        return None
-
-    if links.mode == "reverse":
-        return links
-    forward = obstacle("forward")
-    if forward is None:
-        return dataclasses.replace(links, mode="forward", transposable=obstacle("reverse") is None)
-    if links.mode == "forward":
-        text = worded(
-            "mode",
-            "be 'reverse' or 'auto' for a step without forward derivative",
-            "'forward'",
-            "Pass mode='reverse'.",
-        )
-        raise TypeError(text) from forward
-    return dataclasses.replace(links, mode="reverse")
-
-
 def finite_steps(chain: JacobianChain) -> Bool[Array, " T"]:
     """Say for every step t = 1 … T whether its matrix, or its state h_t, is finite."""
     if chain.finite is None:
@@ -378,10 +364,16 @@ def finite_steps(chain: JacobianChain) -> Bool[Array, " T"]:
     return chain.finite
 
 
-def as_chain(chain: Any, *, throw: bool) -> JacobianChain:
-    """Accept a chain or an array of shape (T, n, n); with `throw`, refuse non-finite matrices."""
+def as_chain(chain: Any, *, throw: bool, columns: int | None = None) -> JacobianChain:
+    """Accept a chain or an array of shape (T, n, n); with `throw`, refuse non-finite matrices.
+
+    `columns` says how many columns the analysis carries along a chain of steps, 0 for none of
+    size n; all n if None.
+    """
     if not isinstance(chain, JacobianChain):
         chain = JacobianChain.from_matrices(chain)
-    if throw and chain.mode == "matrices" and is_concrete(chain.items):
+    if chain.mode != "matrices":
+        require_room(chain.size, chain.size if columns is None else columns, chain.dtype)
+    elif throw and is_concrete(chain.items):
         require_finite("chain", chain.items)
     return chain

@@ -13,10 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from gradhorizon._checks import NumericalError, describe, is_concrete, require_integer, worded
+from gradhorizon._checks import (
+    NumericalError,
+    as_array,
+    describe,
+    is_concrete,
+    require_finite,
+    require_integer,
+    worded,
+)
 from gradhorizon._record import Status, record
-from gradhorizon.chain._contract import Step
-from gradhorizon.chain.jacobian import jacobian_chain
+from gradhorizon.chain._contract import Step, check_problem
+from gradhorizon.chain.jacobian import JacobianChain, linearize
 from gradhorizon.products.lyapunov import lyapunov_spectrum
 
 
@@ -80,8 +88,9 @@ def lyapunov_gradient(
 
     Raises
     ------
-    ValueError
-        If `weights` does not have k entries; else as `jacobian_chain` and `lyapunov_spectrum`.
+    TypeError, ValueError
+        If `weights` are not k real finite numbers; else as `jacobian_chain` and
+        `lyapunov_spectrum`.
     NumericalError
         If ``throw`` and the amplification passes ½ ln(1/eps) (18 nats in float64): no finite
         difference, whatever its step, agrees with the derivative any more.
@@ -101,21 +110,21 @@ def lyapunov_gradient(
     >>> round(float(result.gradient), 12)
     2.0
     """
-    k = require_integer("k", k, 1)
-    if weights is None:
-        weights = np.ones(k)
-    weights = np.asarray(weights)
-    if weights.shape != (k,):
-        raise ValueError(worded("weights", f"have k = {k} entries", describe(weights)))
+    problem = check_problem(step, params, h0, xs, length, tied=tied)
+    k = require_integer("k", k, 1, problem.space.size)
+    weights = _checked_weights(weights, k)
+
+    def chain_at(params: Any) -> JacobianChain:
+        return linearize(step, problem._replace(params=params), tied)
 
     def objective(params: Any) -> Array:
-        chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
+        chain = chain_at(params)
         spectrum = lyapunov_spectrum(chain, k, burn_in=burn_in, throw=False)
         return jnp.sum(jnp.asarray(weights, chain.dtype) * spectrum.exponents)
 
-    arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype=jnp.result_type(a)), params)
+    arrays = jax.tree.map(jnp.asarray, problem.params)
     value, gradient = jax.value_and_grad(objective)(arrays)
-    chain = jacobian_chain(step, jax.lax.stop_gradient(arrays), h0, xs, length=length, tied=tied)
+    chain = chain_at(jax.lax.stop_gradient(arrays))
     whole = lyapunov_spectrum(chain, 1, throw=False)  # states carry derivatives from the start on
     growth = jnp.cumsum(whole.windows[:, 0] * whole.window_lengths)
     lowest = jnp.minimum(jax.lax.cummin(growth), 0)
@@ -130,6 +139,19 @@ def lyapunov_gradient(
     if throw:
         _refuse(result)
     return result
+
+
+def _checked_weights(weights: Any, k: int) -> np.ndarray:
+    """Give w_1 … w_k as real numbers."""
+    if weights is None:
+        return np.ones(k)
+    array = as_array("weights", weights)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(worded("weights", "be real", describe(array)))
+    if array.shape != (k,):
+        raise ValueError(worded("weights", f"have k = {k} entries", describe(array)))
+    require_finite("weights", array)
+    return np.asarray(array)
 
 
 def _refuse(result: LyapunovGradient) -> None:

@@ -4,12 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
 from gradhorizon._scaled import LN2, shift
+from gradhorizon.chain._given import unscaled
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
@@ -86,6 +88,7 @@ def _norms(chain: JacobianChain) -> _Norms:
     start = (_udt.start(n, dtype), jnp.asarray(0, jnp.int32))
     _, (later, finite) = sweep(chain, body, start, reverse=True)
     logs = jnp.concatenate([later, jnp.zeros(1, dtype)])[::-1]
+    logs = unscaled(logs, np.arange(chain.length + 1), chain.shift)
     status, index = status_of(finite & finite_steps(chain), Status.OK)
     logs = jnp.where(index < 0, logs, jnp.nan)
     return _Norms(logs, status, jnp.where(index < 0, -1, index + 1))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradhorizon._checks import leaf_name
+from gradhorizon._checks import dtype_of, leaf_name, wide_enough
 from gradhorizon.chain.jacobian import JacobianChain
 from gradhorizon.regimes.criteria import Criterion, criterion, looks_random
 
@@ -41,9 +41,9 @@ def find_repeated_term(chain: JacobianChain, params: Any) -> Found | None:
     """Look among the parameters for the matrix that all step Jacobians contain."""
     n = chain.size
     candidates = [
-        (leaf_name("params", path), np.asarray(leaf))
+        (leaf_name("params", path), np.asarray(leaf, wide_enough(dtype_of(leaf))))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if np.shape(leaf) == (n, n)
+        if np.shape(leaf) == (n, n) and jnp.issubdtype(dtype_of(leaf), jnp.floating)
     ]
     if not candidates or chain.length == 0 or n < 2:
         return None
@@ -51,23 +51,23 @@ def find_repeated_term(chain: JacobianChain, params: Any) -> Found | None:
     jacobians = np.stack([np.asarray(chain.at(int(t)).matrix()) for t in steps])
     if not np.isfinite(jacobians).all():
         return None
+    eps = float(jnp.finfo(chain.storage_dtype).eps)
     for name, leaf in candidates:
         for matrix in (leaf, leaf.T):
-            slopes = _scalings(jacobians, matrix)
+            slopes = _scalings(jacobians, matrix, eps)
             if slopes is None:
-                slopes = _scalings(np.swapaxes(jacobians, 1, 2), matrix.T)
+                slopes = _scalings(np.swapaxes(jacobians, 1, 2), matrix.T, eps)
             if slopes is not None:
                 return Found(name, matrix, slopes)
     return None
 
 
-def _scalings(jacobians: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
-    """Give s with J = diag(s) W for every J, or None if there is none to rounding."""
+def _scalings(jacobians: np.ndarray, matrix: np.ndarray, eps: float) -> np.ndarray | None:
+    """Give s with J = diag(s) W for every J, or None if there is none to rounding by eps."""
     squares = np.sum(matrix**2, axis=1)
     slopes = np.einsum("tij,ij->ti", jacobians, matrix) / np.where(squares > 0, squares, 1)
     residual = np.linalg.norm(jacobians - slopes[:, :, None] * matrix[None], axis=(1, 2))
     size = np.linalg.norm(jacobians, axis=(1, 2))
-    eps = np.finfo(matrix.dtype).eps
     fits = bool(np.all(residual <= 100 * eps * size))
     return slopes if fits and size.max() > 0 else None
 

@@ -69,7 +69,7 @@ def self_checks(
 def _chain_is_gradient(segment: JacobianChain, explicit: JacobianChain) -> Check:
     """Compare Φᵀu from the chain with `jax.vjp` through the first steps of the network."""
     n, dtype = segment.size, segment.dtype
-    eps = float(jnp.finfo(dtype).eps)
+    eps = float(jnp.finfo(segment.storage_dtype).eps)
     cotangent = jnp.cos(jnp.arange(1, n + 1).astype(dtype))
     pulled, _ = sweep(
         segment, lambda u, link, _: (link.pull(u), None), cotangent[:, None], reverse=True

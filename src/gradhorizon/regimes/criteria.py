@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from gradhorizon._checks import wide_enough
 from gradhorizon._record import record, static
 from gradhorizon.cells._cell import RepeatedTerm
 from gradhorizon.regimes._in_turn import largest_singular_value, spectral_radius
@@ -227,4 +228,11 @@ def repeated_term_of(step: Any, params: Any, *, tied: bool) -> RepeatedTerm | No
     declare: Callable[[Any], RepeatedTerm] | None = getattr(step, "repeated_term", None)
     if declare is None or not tied:
         return None
-    return declare(jax.tree.map(jnp.asarray, params))
+    return declare(jax.tree.map(_widened, params))
+
+
+def _widened(leaf: Any) -> Array:
+    """Give a parameter as an array, half formats promoted: they have no eigenvalues in JAX."""
+    array = jnp.asarray(leaf)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array.astype(wide_enough(array.dtype)) if floating else array

@@ -7,6 +7,7 @@ singular value still proves anything.
 """
 
 import math
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,14 +16,17 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from gradhorizon._checks import (
+    as_real,
     describe,
+    is_half,
     require_finite,
-    require_no_silent_downcast,
     require_positive,
+    wide_enough,
     worded,
 )
 from gradhorizon._compiled import compiled
 from gradhorizon._record import jsonable, record
+from gradhorizon.chain._given import PrecisionWarning
 from gradhorizon.theory import bounds
 
 
@@ -222,17 +226,15 @@ def analyze_matrix(W: Any, *, slope_bound: Any = 1.0) -> MatrixCriteria:
     >>> round(float(criteria.transient_peak), 3)
     19.379
     """
-    require_no_silent_downcast("W", W)
-    matrix = jnp.asarray(W)
-    if not jnp.issubdtype(matrix.dtype, jnp.floating):
-        remedy = "Cast it to float32 or float64."
-        raise TypeError(worded("W", "be real and floating point", describe(matrix), remedy))
+    matrix = as_real("W", W)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(worded("W", "be square with at least one row", describe(matrix)))
     require_finite("W", matrix)
     require_positive("slope_bound", slope_bound)
-    if jnp.finfo(matrix.dtype).bits < 32:
-        matrix = matrix.astype(jnp.float32)
+    if is_half(matrix.dtype):
+        stored, matrix = matrix.dtype, matrix.astype(wide_enough(matrix.dtype))
+        text = f"`W` is stored in {stored}: it is promoted to {matrix.dtype}, exactly."
+        warnings.warn(text, PrecisionWarning, stacklevel=2)
     return _analyze(matrix, jnp.asarray(slope_bound, matrix.dtype))
 
 

@@ -11,10 +11,11 @@ from jaxtyping import Array, Float, Int
 from gradhorizon._checks import is_concrete, require_integer
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, jsonable, record, static
-from gradhorizon.chain._contract import Step
+from gradhorizon.chain._contract import Problem, Step, check_problem
+from gradhorizon.chain._given import require_room
 from gradhorizon.chain._outcome import settle
-from gradhorizon.chain.jacobian import JacobianChain, jacobian_chain
-from gradhorizon.chain.unroll import unroll
+from gradhorizon.chain.jacobian import JacobianChain, linearize
+from gradhorizon.chain.unroll import run
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradhorizon.regimes._combine import Verdict, conclude, recurs
 from gradhorizon.regimes._found import find_repeated_term, of_found_term
@@ -175,20 +176,22 @@ def predict(
     lag = require_integer("lag", lag, 1)
     threshold = require_threshold(threshold)
     if xs is None and tied:
-        length = PREFIX if length is None else require_integer("length", length, 0)
-        if length:
-            h0 = _on_attractor(step, params, h0, min(max(lag - length, 0), _SETTLE))
-    chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
+        length = PREFIX if length is None else length
+    problem = check_problem(step, params, h0, xs, length, tied=tied)
+    require_room(problem.space.size, problem.space.size, problem.space.dtype)
+    if xs is None and tied and problem.length:
+        problem = _on_attractor(step, problem, min(max(lag - problem.length, 0), _SETTLE))
+    chain = linearize(step, problem, tied)
     settings = {"tied": tied, "lag": lag, "threshold": threshold}
     return settle(predict_chain(chain, step, params, xs, **settings), throw=throw)
 
 
-def _on_attractor(step: Step, params: Any, h0: Any, steps: int) -> Any:
+def _on_attractor(step: Step, problem: Problem, steps: int) -> Problem:
     """Run a network without inputs; give h0 back where its state grows without bound."""
     if steps == 0:
-        return h0
-    trajectory = unroll(step, params, h0, length=steps)
-    return _last_or_first(trajectory.states)
+        return problem
+    trajectory = run(step, problem._replace(length=steps), tied=True)
+    return problem._replace(h0=_last_or_first(trajectory.states))
 
 
 @compiled

@@ -23,6 +23,7 @@ NAMES = (
     "ginibre_exponents",
     "depth_scales",
     "layer_gradients",
+    "deep_linear",
     "error_surface",
     "folds",
     "looped_residual",
@@ -32,6 +33,7 @@ NAMES = (
     "hippo",
     "lru_ring",
     "scalar_bound",
+    "sigmoid_layers",
 )
 
 

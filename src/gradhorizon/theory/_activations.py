@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from gradhorizon._checks import worded
+from gradhorizon._checks import require_choice, worded
 
 Activation = str | Callable[[Any], Any]
 
@@ -42,10 +42,8 @@ def function_and_slope(
         If `activation` is neither a name nor a function.
     """
     if isinstance(activation, str):
-        if activation not in _KNOWN:
-            wanted = f"be one of {', '.join(_KNOWN)}, or a function"
-            raise ValueError(worded("activation", wanted, repr(activation)))
-        return _KNOWN[activation]
+        remedy = "Pass a function for any other."
+        return _KNOWN[require_choice("activation", activation, _KNOWN, remedy)]
     if not callable(activation):
         raise TypeError(worded("activation", "be a name or a function", repr(activation)))
     return activation, jax.vmap(jax.grad(activation))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gradhorizon._checks import require_positive, worded
+from gradhorizon._checks import require_choice, require_positive
 from gradhorizon.theory._dtype import floats
 
 FORMATS = ("bfloat16", "float16", "float32", "float64")
@@ -382,6 +382,4 @@ def raw_product(rate: Any, dtype: Any = "float32", *, flushed: bool = True) -> F
 
 def _known(dtype: Any) -> Any:
     name = np.dtype(dtype).name if not isinstance(dtype, str) else dtype
-    if name not in FORMATS:
-        raise ValueError(worded("dtype", f"be one of {', '.join(FORMATS)}", repr(dtype)))
-    return name
+    return require_choice("dtype", name, FORMATS)
