@@ -1,6 +1,6 @@
-"""Two steps that only the zoo needs: the minimal RNN and a diagonal linear recurrence.
+"""A step that only the zoo needs: a diagonal linear recurrence in pairs of real numbers.
 
-Like the steps of `gradhorizon.cells` they are frozen dataclasses, equal when their settings are.
+Like the steps of `gradhorizon.cells` it is a frozen dataclass, equal when its settings are.
 """
 
 import dataclasses
@@ -8,27 +8,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
-
-from gradhorizon.cells.activations import sigmoid, tanh
-
-
-@dataclasses.dataclass(frozen=True)
-class MinimalStep:
-    """h' = u h + (1 - u) z, z = tanh(U x + b), u = σ(W h + V z + d).
-
-    References
-    ----------
-    Chen, Pennington & Schoenholz, "Dynamical isometry and a mean field theory of RNNs", ICML
-    2018, eq. 2.
-    """
-
-    hidden: int
-
-    def __call__(self, params: Any, h: Any, x: Any) -> Array:
-        """Advance the state by one input."""
-        z = tanh(params["U"] @ x + params["b"])
-        u = sigmoid(params["W"] @ h + params["V"] @ z + params["d"])
-        return u * h + (1 - u) * z
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from gradhorizon.cells import gru, lstm
+from gradhorizon.cells import gru, lstm, minimal_rnn
 from gradhorizon.studies import _zoo_cells, _zoo_matrices
 from gradhorizon.studies._zoo_additive import Drawn
 from gradhorizon.studies._zoo_inputs import WIDTH, Process, draw_process
@@ -46,11 +46,9 @@ class Gated(NamedTuple):
     def step(self, n: int) -> Any:
         """Give the step of n units."""
         inputs = WIDTH if self.driven else 0
-        if self.cell in ("lstm", "gru"):
-            return {"lstm": lstm, "gru": gru}[self.cell](n, inputs).step
-        if self.cell == "minimal":
-            return _zoo_cells.MinimalStep(n)
-        return _zoo_cells.DiagonalStep(n)
+        if self.cell == "diagonal":
+            return _zoo_cells.DiagonalStep(n)
+        return {"lstm": lstm, "gru": gru, "minimal": minimal_rnn}[self.cell](n, inputs).step
 
     def draw(self, generators: list[Generator], n: int) -> list[Drawn]:
         """Draw one network for each generator."""
