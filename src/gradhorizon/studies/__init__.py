@@ -24,6 +24,7 @@ NAMES = (
     "depth_scales",
     "layer_gradients",
     "deep_linear",
+    "gated_mean_field",
     "error_surface",
     "folds",
     "looped_residual",
@@ -34,6 +35,7 @@ NAMES = (
     "lru_ring",
     "scalar_bound",
     "sigmoid_layers",
+    "architectures",
 )
 
 
