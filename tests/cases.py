@@ -40,6 +40,19 @@ CELLS = {
     "rate": lambda dtype: gh.cells.rate_network(5, 3, leak=0.3, dtype=dtype),
     "lstm": lambda dtype: gh.cells.lstm(3, 3, dtype=dtype),
     "gru": lambda dtype: gh.cells.gru(4, 3, dtype=dtype),
+    "minimal": lambda dtype: gh.cells.minimal_rnn(4, 3, dtype=dtype),
+    "min-gru": lambda dtype: gh.cells.min_gru(4, 3, dtype=dtype),
+    "min-lstm": lambda dtype: gh.cells.min_lstm(4, 3, dtype=dtype),
+    "cfn": lambda dtype: gh.cells.cfn(4, 3, dtype=dtype),
+    "cornn": lambda dtype: gh.cells.cornn(3, 3, dt=0.3, dtype=dtype),
+    "orthogonal": lambda dtype: gh.cells.orthogonal_rnn(4, 3, activation="tanh", dtype=dtype),
+    "unitary": lambda dtype: gh.cells.unitary_rnn(3, 3, bias=-0.1, dtype=dtype),
+    "residual": lambda dtype: gh.cells.residual(4, 3, scale=0.3, dtype=dtype),
+    "stacked": lambda dtype: gh.cells.stacked(
+        gh.cells.lstm(2, 3, dtype=dtype),
+        gh.cells.unitary_rnn(2, 2, bias=-0.1, dtype=dtype),
+        gh.cells.elman(3, 4, dtype=dtype),
+    ),
 }
 STEPS = 8
 

@@ -85,6 +85,35 @@ def test_rate_network_interpolates_between_identity_and_map():
         assert np.max(np.abs(J - expected)) <= 10 * EPS
 
 
+def test_a_leak_keeps_its_complement_and_no_leak_declares_no_gate():
+    """At fixed drive x' = (1 - leak) x + …: the path by the gate alone is (1 - leak)^k."""
+    cell = gh.cells.rate_network(3, 0, leak=0.25)
+    params = cell.init(jax.random.key(0))
+    chain = gh.jacobian_chain(cell.step, params, jnp.ones(3), length=20)
+    paths = gh.state_paths(chain, lags=[20])
+    assert paths.gated == (True,)
+    assert abs(float(paths.path("h", "h")[0][0]) - 20 * np.log(0.75)) <= 1e-13
+    assert np.allclose(paths.time_constants, -1 / np.log(0.75), rtol=1e-13, atol=0)
+    whole = gh.cells.rate_network(3, 0)
+    assert gh.diagnose(whole.step, params, jnp.ones(3), length=8).paths is None
+
+
+def test_relu_from_the_identity_passes_or_stops_each_unit():
+    """Le, Jaitly & Hinton 2015: at W = I singular values of J and of every product are 0 or 1."""
+    cell = gh.cells.elman(6, 2, activation="relu", recurrent_init=gh.inits.identity())
+    params = cell.init(jax.random.key(0))
+    xs = 0.3 * jax.random.normal(jax.random.key(1), (12, 2))
+    chain = gh.jacobian_chain(cell.step, params, jnp.linspace(0, 3, 6), xs)
+    states = np.asarray(gh.unroll(cell.step, params, jnp.linspace(0, 3, 6), xs).states)
+    for J, later in zip(np.asarray(chain.matrices()), states[1:], strict=True):
+        assert np.array_equal(J, np.diag((later > 0).astype(float)))
+    alive = np.all(states[1:] > 0, axis=0).sum()
+    assert 0 < alive < 6
+    logs = np.asarray(gh.singular_spectrum(chain).log_values)
+    assert np.max(np.abs(logs[:alive])) <= 12 * EPS
+    assert np.all(np.isneginf(logs[alive:]))
+
+
 @pytest.mark.parametrize("x", [0.0, 1.0, -3.0, 9.0, 19.5, -60.0, 300.0])
 def test_derivatives_of_saturated_activations_keep_their_digits(x):
     with mpmath.workdps(60):
