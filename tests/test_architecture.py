@@ -22,6 +22,9 @@ HOMES = {
     "optax": {"remedies"},
     "tyro": {"cli"},
     "tqdm": {"cli", "sweeps"},
+    "flax": {"cells"},
+    "equinox": {"cells"},
+    "haiku": {"cells"},
 }
 FILES = sorted(p for p in ROOT.rglob("*.py"))
 
@@ -93,6 +96,14 @@ def test_heavy_libraries_stay_at_home(path):
             assert place(path) in homes, f"{path.relative_to(ROOT)} imports {module}"
 
 
+def test_other_libraries_are_imported_where_they_are_used():
+    for path in FILES:
+        for module, nested in imports(path):
+            if module.split(".")[0] in ("flax", "equinox", "haiku"):
+                assert path.parent.name == "adapters", f"{path.relative_to(ROOT)}: {module}"
+                assert nested, f"{path.relative_to(ROOT)} imports {module} at its top"
+
+
 def test_prediction_and_measurement_share_no_code():
     for path in FILES:
         for module, _ in imports(path):
@@ -149,6 +160,7 @@ def test_every_public_function_shows_an_example():
             assert ">>>" in value.__doc__, name
             assert "Returns" in value.__doc__, name
     modules = [gradhorizon.cells, gradhorizon.inits, gradhorizon.remedies, gradhorizon.tasks]
+    modules += [gradhorizon.adapters]
     inside = [m for m in vars(gradhorizon.theory).values() if inspect.ismodule(m)]
     modules += [m for m in inside if m.__name__.startswith("gradhorizon.theory.")]
     for module in modules:

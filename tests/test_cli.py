@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -60,7 +62,8 @@ def test_diagnose_a_cell_with_inputs(folder):
                "--html", "out.html", "--lag", "15", cwd=folder)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert " at lag 15: the gradient " in done.stdout.splitlines()[0]
-    assert "loaded cell from net.py" in done.stderr
+    assert "loaded cell from net.py: a gradhorizon cell" in done.stderr
+    assert "state: h float64[4]\nparameters: 88, drawn with key 0\n" in done.stderr
     data = json.loads((folder / "out.json").read_text())
     assert data["regime"] in ("VANISHING", "BALANCED", "EXPLODING")
     assert (folder / "out.html").read_text().startswith("<!DOCTYPE html>")
@@ -81,7 +84,10 @@ def test_diagnose_tuples_and_functions(folder, name):
         (["net.py"], "`target` must have the form FILE.py:NAME"),
         (["missing.py:cell"], "`target` must name an existing file"),
         (["net.py:celll"], "`target` must name something the file defines. Received celll"),
-        (["net.py:nonsense"], "`nonsense` must be a Cell, (step, params, h0[, xs])"),
+        (
+            ["net.py:nonsense"],
+            "`nonsense` must be a Cell, (step, params, h0[, xs]), a cell of",
+        ),
         (["net.py:cell"], "`length` must be given when there is no `xs`"),
         (["net.py:cell", "--inputs", "no.npz"], "`inputs` must name an existing file"),
         (["net.py:cell", "--inputs", "net.py"], "`inputs` must be a complete .npz archive"),
@@ -231,12 +237,114 @@ def test_hostile_archives_are_refused(tmp_path):
         read_npz(link)
 
 
+def lie_about_sizes(path, size):
+    """Let the archive's directory claim another size of its only member."""
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = size.to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("hostile", "words"),
+    [
+        ("empty file", "complete"),
+        ("ten bytes", "complete"),
+        ("half a file", "complete"),
+        ("all but one byte", "complete"),
+        ("member twice", "each once"),
+        ("structured numbers", "numbers only"),
+        ("text", "numbers only"),
+        ("endless header", "hold NumPy arrays"),
+        ("deep header", "hold NumPy arrays"),
+        ("negative shape", "what its headers claim|hold NumPy arrays"),
+        ("huge shape, stored", "what its headers claim"),
+        ("header longer than the member", "hold NumPy arrays"),
+        ("directory claims more", "complete|claim"),
+        ("directory claims less", "complete|claim"),
+        ("encrypted", "stored or deflated"),
+        ("bomb of bombs", "thousandfold"),
+        ("many members", "at most 10000 arrays"),
+        ("folder", "regular file"),
+        ("device", "regular file"),
+        ("dangling link", "regular file"),
+    ],
+)
+def test_each_hostile_archive_costs_little(tmp_path, hostile, words):
+    path = tmp_path / "bad.npz"
+    np.savez(path, x=np.arange(1000.0))
+    whole = path.read_bytes()
+    if hostile in ("empty file", "ten bytes", "half a file", "all but one byte"):
+        length = {"e": 0, "t": 10, "h": len(whole) // 2, "a": len(whole) - 1}[hostile[0]]
+        path.write_bytes(whole[:length])
+    elif hostile == "member twice":
+        with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            archive.writestr("x.npy", header((1,)) + bytes(8))
+            archive.writestr("x.npy", header((1,)) + bytes(8))
+    elif hostile == "structured numbers":
+        np.savez(path, x=np.zeros(3, [("a", float), ("b", int)]))
+    elif hostile == "text":
+        np.savez(path, x=np.array(["a", "b"]))
+    elif hostile == "endless header":
+        write(path, "x.npy", b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b" " * 100)
+    elif hostile == "deep header":
+        text = b"(" * 9000
+        write(path, "x.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+    elif hostile == "negative shape":
+        write(path, "x.npy", header((-1, -1)) + bytes(8))
+    elif hostile == "huge shape, stored":
+        write(path, "x.npy", header((2**40, 2**40)) + bytes(8))
+    elif hostile == "header longer than the member":
+        write(path, "x.npy", header((1,))[:40])
+    elif hostile.startswith("directory claims"):
+        lie_about_sizes(path, 8128 + 100 * (1 if hostile.endswith("more") else -1))
+    elif hostile == "encrypted":
+        data = bytearray(whole)
+        data[data.index(b"PK\x01\x02") + 8] |= 1
+        path.write_bytes(bytes(data))
+    elif hostile == "bomb of bombs":
+        write(path, "x.npy", header((10**9,), "|u1") + bytes(10**8), compression=8)
+    elif hostile == "many members":
+        with zipfile.ZipFile(path, "w") as archive:
+            for i in range(10_001):
+                archive.writestr(f"x{i}.npy", b"")
+    elif hostile == "folder":
+        path.unlink()
+        path.mkdir()
+    elif hostile == "device":
+        path = Path("/dev/zero")
+    elif hostile == "dangling link":
+        path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=words) as caught:
+        read_npz(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
+    assert str(caught.value).startswith("`inputs` must ")
+    assert {p.name for p in tmp_path.iterdir()} <= {"bad.npz"}
+
+
+def test_a_pipe_does_not_block_the_command(folder):
+    os.mkfifo(folder / "pipe.npz")
+    done = run("diagnose", "net.py:cell", "--inputs", "pipe.npz", cwd=folder)
+    assert done.returncode == 2
+    assert "`inputs` must be a regular file" in done.stderr
+
+
 def test_sound_archives_are_read(tmp_path):
     path = Path(tmp_path / "good.npz")
-    arrays = {"xs": np.arange(12.0).reshape(3, 4), "labels": np.array([1, 2, 3])}
+    arrays = {
+        "xs": np.arange(12.0).reshape(3, 4), "labels": np.array([1, 2, 3]),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "none": np.zeros((0, 4)),
+        "one": np.array(2.5), "flags": np.array([True, False]), "z": np.array([1 + 2j]),
+    }  # fmt: skip
     for save in (np.savez, np.savez_compressed):
         save(path, **arrays)
         read = read_npz(path)
         assert set(read) == set(arrays)
         for name, array in arrays.items():
             assert np.array_equal(read[name], array)
+            assert read[name].dtype == array.dtype

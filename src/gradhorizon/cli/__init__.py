@@ -35,8 +35,9 @@ class Demo:
 class Diagnose:
     """Diagnose your own network. The named Python file is executed.
 
-    NAME is a `gradhorizon.Cell`, a tuple (step, params, h0) or (step, params, h0, xs), or a
-    function without arguments that returns one of these.
+    NAME is a `gradhorizon.Cell`; a tuple (step, params, h0) or (step, params, h0, xs); a cell of
+    Flax, Equinox or Haiku, with its parameters as (cell, variables) or in the file's `variables`
+    or `params`; or a function without arguments that returns one of these.
     """
 
     target: tyro.conf.Positional[str]

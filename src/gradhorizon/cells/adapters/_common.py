@@ -30,6 +30,7 @@ _HOMES = (
     ("haiku", "haiku"),
 )
 _STATE_METHODS = ("initial_state", "init_state", "initial_carry", "init_carry", "zero_state")
+_OPTIONAL_STATES = {"state", "carry", "hidden", "h", "prev_state"}
 _SIZE_FIELDS = ("hidden_size", "hidden_features", "features", "hidden_dim", "hidden")
 
 
@@ -230,9 +231,10 @@ def positional(function: Any) -> list[str]:
 
 
 def call_names(cell: Any) -> list[str]:
-    """Name the positional arguments that a module is called with."""
+    """Name the positional arguments that a module needs, or takes as its state."""
     call = getattr(type(cell), "__call__", None)  # noqa: B004 -- the function, unbound
-    return positional(call)[1:]
+    found = _parameters(call)[1:]
+    return [p.name for p in found if p.default is p.empty or p.name in _OPTIONAL_STATES]
 
 
 def required(function: Any) -> list[str]:

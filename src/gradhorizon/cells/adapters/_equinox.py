@@ -118,7 +118,7 @@ def from_equinox(
         If `cell` is no Equinox module.
     ValueError
         If the module has no causal step (whole-sequence layers), is stochastic, keeps statistics
-        in an `equinox.nn.State`, gets a batch, changes the dtype of its state, or does not fit
+        in an `equinox.nn.State`, gets a batch, rounds to another dtype, or does not fit
         `inputs` or `h0`; if nothing tells its state from its input or output.
 
     Notes
@@ -189,7 +189,7 @@ def _single(eqx: Any, cell: Any, inputs: Any, chosen: _Chosen) -> Adapted:
     if gates is not None:
         refuse_axes(jax.eval_shape(lambda: make()[1]), x, 1)
     call_of = functools.partial(EquinoxCall, held, noise)
-    manners = Manners("x, carry", False, lambda error: _explain(cell, error))
+    manners = Manners("x, carry", False, _explain)
     options = (chosen.order, chosen.returns)
     return adapt(cell, names, call_of, make, x, manners, options, gates)
 

@@ -133,7 +133,7 @@ def from_haiku(
         If `cell` is no such function.
     ValueError
         If the function takes a whole sequence, is stochastic, updates Haiku's state, gets a
-        batch, changes the dtype of its state, or does not fit `params`, `inputs` or `h0`.
+        batch, rounds to another dtype, or does not fit `params`, `inputs` or `h0`.
 
     Notes
     -----
@@ -185,7 +185,7 @@ def from_haiku(
     quiet = Held(frozen, None if frozen else ())
     noise = Held(noise_key, () if noise_key is None else None)
     call_of = functools.partial(HaikuCall, held, quiet, noise)
-    manners = Manners("x, carry", True, lambda error: _explain(cell, error))
+    manners = Manners("x, carry", True, _explain)
     adapted = adapt(cell, net.names, call_of, make, x, manners, (order, returns), net.gates)
     _refuse_changes(cell, adapted, frozen, x)
     return adapted
@@ -206,13 +206,12 @@ class _Network(NamedTuple):
 
 def _network(hk: Any, cell: Any) -> _Network:
     """Transform what the user holds, if it is not transformed yet."""
-    if isinstance(cell, hk.TransformedWithState):
-        names = positional(cell.apply)[3:]  # an argument called `state` or `rng` is missing here
-        return _Network(cell.init, cell.apply, cell, names if len(names) > 1 else [])
-    if isinstance(cell, hk.Transformed):
-        init, apply = _with_state(cell)
-        names = positional(cell.apply)[1:]
-        return _Network(init, apply, cell, names[1:] if names[:1] == ["rng"] else names)
+    if isinstance(cell, (hk.Transformed, hk.TransformedWithState)):
+        stateful = isinstance(cell, hk.TransformedWithState)
+        init, apply = (cell.init, cell.apply) if stateful else _with_state(cell)
+        names = [name for name in positional(cell.apply)[1:] if name not in ("rng", "state")]
+        # an argument that the user calls `state` or `rng` is missing in Haiku's signature
+        return _Network(init, apply, cell, names if len(names) > 1 else [])
     if not callable(cell):
         remedy = "Pass a function that builds the core, such as lambda: hk.LSTM(8)."
         raise TypeError(worded("cell", "be a function", title(cell), remedy))

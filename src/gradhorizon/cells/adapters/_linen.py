@@ -32,6 +32,7 @@ from gradhorizon.cells.adapters._resolve import (
     no_step,
     refuse_axes,
     require_step,
+    shapes_of,
 )
 from gradhorizon.cells.adapters._steps import CellStep, ForgetGate, output_spec, stack
 
@@ -134,7 +135,7 @@ def from_linen(
         If `cell` is no linen module.
     ValueError
         If the module has no causal step (`nn.Bidirectional`, whole-sequence layers), is
-        stochastic, updates its statistics, gets a batch, changes the dtype of its state, or does
+        stochastic, updates its statistics, gets a batch, rounds to another dtype, or does
         not fit `variables`, `inputs` or `h0`.
 
     Notes
@@ -194,24 +195,28 @@ def _single(nn: Any, cell: Any, variables: Any, inputs: Any, chosen: _Chosen) ->
             return cast(carry, chosen.dtype)
         return initial_state(cell, chosen.h0, chosen.dtype)
 
-    def make() -> tuple[Any, Any]:
-        h = state()
-        if given is not None:
-            return given, h
-        example = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)
+    def draw() -> Any:
+        example, h = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x), state()
         arguments = (example, h) if first == "x, carry" else (h, example)
         with jax.numpy_dtype_promotion("standard"):  # a module draws float32 beside our float64
             drawn = nn.meta.unbox(cell.init(key, *arguments))
-        return cast({"params": drawn.get("params", {})}, chosen.dtype), h
+        return {"params": {}, **drawn}
+
+    def make() -> tuple[Any, Any]:
+        params = cast({"params": draw()["params"]}, chosen.dtype) if given is None else given
+        return params, state()
 
     if axes is not None:
         refuse_axes(jax.eval_shape(state), x, axes)
-    frozen = Held({}, ()) if given is None else Held(*_frozen(variables, chosen.dtype))
+    others = variables
+    if given is None and len(shapes_of(draw, cell, _explain)) > 1:
+        others = draw()
+    frozen = Held({}, ()) if others is None else Held(*_frozen(others, chosen.dtype))
     noise = Held(chosen.noise_key, () if chosen.noise_key is None else None)
     token = Held(cell)
     call_of = functools.partial(LinenCall, token, frozen, noise)
     options = (chosen.order, chosen.returns)
-    manners = Manners("carry, x", True, lambda error: _explain(cell, error))
+    manners = Manners("carry, x", True, _explain)
     return adapt(cell, names, call_of, make, x, manners, options, _gates(nn, cell, token))
 
 

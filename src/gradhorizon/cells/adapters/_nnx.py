@@ -55,8 +55,9 @@ class NnxCall:
         """Give what the module returns, and its other variables after the call."""
         from flax import nnx
 
-        own = jax.tree.map(lambda a: a, rest)  # new variables, which this trace may write to
-        module = nnx.merge(self.graph.value, params, own)
+        # new variables: those of another trace level can neither be read in a scan nor written
+        own = jax.tree.map(lambda a: a, (params, rest))
+        module = nnx.merge(self.graph.value, *own)
         returned = module(h, x) if self.order == "carry, x" else module(x, h)
         return returned, nnx.state(module, nnx.Not(nnx.Param))
 
@@ -72,7 +73,7 @@ class UpdateGate:
         del step
         from flax import nnx
 
-        cell = nnx.merge(self.graph.value, params, nnx.State({}))
+        cell = nnx.merge(self.graph.value, jax.tree.map(lambda a: a, params), nnx.State({}))
         total = cell.dense_i(x) + cell.dense_h(h)
         return {"h": cell.gate_fn(jnp.split(total, 3, axis=-1)[1])}
 
@@ -135,7 +136,7 @@ def from_nnx(
     ValueError
         If the module has no causal step (`nnx.Bidirectional`, whole-sequence layers), changes
         variables other than its carry (dropout, batch statistics, a hidden state of its own),
-        gets a batch, changes the dtype of its state, or does not fit `inputs` or `h0`.
+        gets a batch, rounds to another dtype, or does not fit `inputs` or `h0`.
 
     Notes
     -----

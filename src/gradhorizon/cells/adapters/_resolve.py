@@ -4,7 +4,7 @@ Nothing is compiled here: `jax.eval_shape` runs the cell on shapes.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -33,6 +33,9 @@ _INPUTS = {
 }
 
 
+Explain = Callable[[Any, Exception], Exception | None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Manners:
     """How a library's cells are called unless their own names say otherwise.
@@ -45,12 +48,12 @@ class Manners:
         Whether its own loops over time demand that order, and a tuple in the same order: then a
         cell that shapes leave open is taken at the library's word, and else refused.
     explain
-        Turns an error of the library into one of ours, or gives None.
+        Turns a library's error about a cell into one of ours, or gives None.
     """
 
     order: str
     binding: bool
-    explain: Callable[[Exception], Exception | None] = lambda _: None
+    explain: Explain = lambda *_: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +145,11 @@ def resolve(
     failures: list[Exception | Any] = []
     for candidate in (told,) if told else usual:
         try:
-            returned = jax.eval_shape(call_of(candidate), *arguments)
+            # under any promotion rule: a dtype that changes is what is reported below
+            with jax.numpy_dtype_promotion("standard"):
+                returned = jax.eval_shape(call_of(candidate), *arguments)
         except Exception as error:
-            known = manners.explain(error)
+            known = manners.explain(cell, error)
             if known is not None or isinstance(error, ArgumentError):
                 raise (known or error) from error
             failures.append(error)
@@ -226,8 +231,9 @@ def _unfit(cell: Any, arguments: Any, failure: Any) -> ValueError:
     _, h0, x = arguments
     if isinstance(failure, Exception):
         fault = f"{type(failure).__name__}: {failure}"
-        state = "the state before the first input" if h0 is None else f"a state {summary(h0)}"
-        wanted = f"accept {state} and an input {summary(x)}"
+        wanted = f"accept a state {summary(h0)} and an input {summary(x)}"
+        if h0 is None:
+            wanted = "be initialized with such a state and such an input"
         remedy = "Check the parameters, `h0` and `inputs`; batch with jax.vmap."
         error = ValueError(worded("cell", wanted, fault, remedy))
         error.__cause__ = failure
@@ -277,6 +283,48 @@ def refuse_rows(call: Callable[[Any, Any, Any], Any], arguments: tuple[Any, Any,
         raise ValueError(worded("h0", wanted, summary(h0), "Batch with jax.vmap."))
 
 
+def refuse_rounding(cell: Any, call: Any, arguments: Any, dtype: np.dtype) -> None:
+    """Refuse a cell that rounds to fewer bits on the way.
+
+    Its state may come back in float64 all the same, and with it Jacobians typed float64 that are
+    accurate to 1e-8 only.
+
+    Raises
+    ------
+    ValueError
+        If some value of the state's dtype is converted to a narrower floating-point type.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        graph = jax.make_jaxpr(call)(*arguments).jaxpr
+    for source, target in _conversions(graph):
+        narrow = jnp.issubdtype(target, jnp.floating) and target.itemsize < dtype.itemsize
+        if source == dtype and narrow:
+            remedy = f"Build it with dtype=jnp.{dtype}, or pass dtype=jnp.{target} to the adapter."
+            came = f"{title(cell)}, which rounds to {target}"
+            raise ValueError(worded("cell", f"compute in {dtype} throughout", came, remedy))
+
+
+def _conversions(graph: Any) -> Iterator[tuple[np.dtype, np.dtype]]:
+    """Give source and target of all conversions in a traced function, inner functions included."""
+    for equation in graph.eqns:
+        if equation.primitive.name == "convert_element_type":
+            yield equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _conversions(inner)
+
+
+def shapes_of(make: Callable[[], Any], cell: Any, explain: Explain) -> Any:
+    """Run on shapes alone what makes parameters or states, and word what goes wrong."""
+    try:
+        return jax.eval_shape(make)
+    except Exception as error:
+        if isinstance(error, (ValueError, TypeError)) and str(error).startswith("`"):
+            raise
+        raise (explain(cell, error) or _unfit(cell, (None, None, None), error)) from error
+
+
 def adapt(
     cell: Any,
     names: list[str],
@@ -305,19 +353,14 @@ def adapt(
     Adapted
         Step, parameters and state.
     """
-    try:
-        params, h0 = jax.eval_shape(make)
-    except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith("`"):
-            raise
-        known = manners.explain(error)
-        raise (known or _unfit(cell, (None, None, x), error)) from error
+    params, h0 = shapes_of(make, cell, manners.explain)
     arguments = (params, h0, x)
     found = resolve(cell, names, call_of, arguments, manners, options)
-    call = call_of(found.order)
+    call, dtype = call_of(found.order), _precision(h0)
+    refuse_rounding(cell, call, arguments, dtype)
     if gates is None:
         refuse_rows(call, arguments)
-    dtype, ranks = _precision(h0), tuple(np.ndim(leaf) for leaf in jax.tree.leaves(h0))
+    ranks = tuple(np.ndim(leaf) for leaf in jax.tree.leaves(h0))
     step = CellStep(call, found.place, dtype, ranks)
     if gates is not None:
         step = GatedCellStep(call, found.place, dtype, ranks, gates)
