@@ -53,6 +53,9 @@ CELLS = {
         gh.cells.unitary_rnn(2, 2, bias=-0.1, dtype=dtype),
         gh.cells.elman(3, 4, dtype=dtype),
     ),
+    "lru": lambda dtype: gh.cells.lru(3, 3, dtype=dtype),
+    "s4d": lambda dtype: gh.cells.s4d(3, 2, dtype=dtype),
+    "selective": lambda dtype: gh.cells.selective(3, 2, dtype=dtype),
 }
 STEPS = 8
 

@@ -17,4 +17,7 @@ from gradhorizon.cells.orthogonal import orthogonal_rnn as orthogonal_rnn
 from gradhorizon.cells.orthogonal import unitary_rnn as unitary_rnn
 from gradhorizon.cells.oscillator import cornn as cornn
 from gradhorizon.cells.residual import residual as residual
+from gradhorizon.cells.selective_scan import selective as selective
 from gradhorizon.cells.stacked import stacked as stacked
+from gradhorizon.cells.state_space import lru as lru
+from gradhorizon.cells.state_space import s4d as s4d

@@ -94,6 +94,7 @@ class GatedStep(Protocol):
 
         The key names the leaf, the value has its shape: the derivative of the new entry by the
         old one with everything else fixed, the dependence of the gates on the state included.
+        For a complex leaf it may be complex: the factor of the old entry, whose modulus counts.
         None where a leaf has no gate.
         """
         ...
@@ -136,6 +137,11 @@ def affine(params: dict[str, Any], h: Any, x: Any) -> Array:
 def check_arguments(h: Any, x: Any, hidden: int, inputs: int, *, name: str = "h0") -> None:
     """Check state and input of one step against the sizes that the cell was built with."""
     require_vector(name, h, hidden)
+    check_input(x, inputs)
+
+
+def check_input(x: Any, inputs: int) -> None:
+    """Check the input of one step of a cell that takes `inputs` numbers, none if 0."""
     if inputs:
         require_vector("xs[t]", x, inputs)
         if not jnp.issubdtype(dtype_of(x), jnp.floating):

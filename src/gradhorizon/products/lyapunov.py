@@ -18,7 +18,7 @@ from gradhorizon._record import Status, record, static
 from gradhorizon.chain._outcome import earliest, settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
-from gradhorizon.products import _flag, _statistics
+from gradhorizon.products import _flag, _pairs, _statistics
 from gradhorizon.products._statistics import Estimate
 
 
@@ -87,6 +87,21 @@ class LyapunovSpectrum:
     def kaplan_yorke_dimension(self) -> Estimate:
         """The dimension j + (λ_1 + … + λ_j)/|λ_{j+1}|; NaN if k exponents do not reach it."""
         return _statistics.kaplan_yorke(self.exponents, self.windows, self.size)
+
+    def pairs(self) -> _pairs.Pairs:
+        """Give the exponents of a complex state once each, with error bars: k/2 of k.
+
+        The error bar is four standard errors and the rounding; a holomorphic step whose frame has
+        not aligned may need more steps, or a burn-in.
+
+        Raises
+        ------
+        ValueError
+            If neighbors differ by more than their error bars: the step is not holomorphic, the
+            state not complex, or the frame not aligned. Inside `jit` such pairs are NaN.
+        """
+        bars = 4 * self.standard_errors + self.rounding_errors
+        return _pairs.each_once(self.exponents, bars, ~jnp.isnan(self.exponents))
 
 
 def lyapunov_spectrum(

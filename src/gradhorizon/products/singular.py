@@ -17,7 +17,7 @@ from gradhorizon._record import Status, record
 from gradhorizon.chain._outcome import earliest, settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
-from gradhorizon.products import _probes, _segments, _stratified
+from gradhorizon.products import _pairs, _probes, _segments, _stratified
 
 
 @record
@@ -66,6 +66,20 @@ class SingularSpectrum:
         rank = jnp.arange(1, n + 1, dtype=jnp.int32)
         rank = jnp.broadcast_to(rank, large.shape)
         return jnp.max(jnp.where(large, rank, 0), axis=-1)
+
+    def pairs(self) -> _pairs.Pairs:
+        """Give ln σ_i of a complex state once each, with error bars: n/2 of the n real values.
+
+        A complex number counts as two real ones, and a holomorphic step (an LRU, any complex
+        diagonal) gives every singular value twice.
+
+        Raises
+        ------
+        ValueError
+            If neighbors differ by more than their error bars: the step is not holomorphic, or the
+            state not complex. Inside `jit` such pairs are NaN.
+        """
+        return _pairs.each_once(self.log_values, self.error_bars, self.resolved)
 
 
 def singular_spectrum(
