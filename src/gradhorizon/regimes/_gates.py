@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from gradhorizon._checks import describe, leaf_name, require_integer, worded
+from gradhorizon._checks import describe, dtype_of, leaf_name, require_integer, worded
 from gradhorizon._compiled import compiled
 from gradhorizon.chain._links import StepLinks
 from gradhorizon.chain._sweep import first_of
@@ -26,11 +26,15 @@ class Layout(NamedTuple):
         The parts, in order.
     declared
         For every entry, whether the step declares its gate.
+    partners
+        For every entry, the index of the other part of the same complex number, which is larger
+        for a real part and smaller for an imaginary one; its own index for a real number.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     declared: tuple[bool, ...]
+    partners: tuple[int, ...]
 
     @property
     def gated(self) -> tuple[bool, ...]:
@@ -58,10 +62,10 @@ def layout_of(chain: JacobianChain, blocks: Mapping[str, int] | None) -> Layout:
         if sum(sizes) != chain.size:
             need = f"have sizes that add up to n = {chain.size}"
             raise ValueError(worded("blocks", need, f"{dict(blocks)}, which is {sum(sizes)}"))
-        return Layout(tuple(str(name) for name in blocks), sizes, flags)
+        return Layout(tuple(str(name) for name in blocks), sizes, flags, _partners(chain))
     parts = declared if declared is not None else [(*p, False) for p in _leaves(chain)]
     parts = [p for p in parts if p[1]]  # a leaf without entries is no part
-    return Layout(tuple(p[0] for p in parts), tuple(p[1] for p in parts), flags)
+    return Layout(tuple(p[0] for p in parts), tuple(p[1] for p in parts), flags, _partners(chain))
 
 
 def has_paths(chain: JacobianChain) -> bool:
@@ -85,31 +89,71 @@ def _leaves(chain: JacobianChain) -> list[tuple[str, int]]:
     return [(leaf_name("h0", path), size) for path, size, diff in rows if diff]
 
 
+def _partners(chain: JacobianChain) -> tuple[int, ...]:
+    """Pair the real and the imaginary part of every complex entry of the state."""
+    partners = list(range(chain.size))
+    if isinstance(chain.links, StepLinks):
+        start = 0
+        for size, dtype in zip(chain.links.space.sizes, chain.links.space.dtypes, strict=True):
+            if size and jnp.issubdtype(dtype, jnp.complexfloating):
+                half = np.arange(start, start + size // 2)
+                partners[start : start + size] = [*(half + size // 2).tolist(), *half.tolist()]
+            start += size
+    return tuple(partners)
+
+
+def complex_entries(chain: JacobianChain) -> int:
+    """Count the complex numbers in the state of a chain."""
+    return sum(partner > own for own, partner in enumerate(_partners(chain)))
+
+
+class _Leaf(NamedTuple):
+    """A float leaf of the state: its shape, how many real numbers it holds, and its kind."""
+
+    shape: tuple[int, ...]
+    size: int
+    is_complex: bool
+
+
+def _float_leaves(links: StepLinks) -> list[_Leaf]:
+    """List what gates are declared for."""
+    space = links.space
+    rows = zip(space.shapes, space.sizes, space.dtypes, space.differentiable, strict=True)
+    return [
+        _Leaf(shape, size, bool(jnp.issubdtype(dtype, jnp.complexfloating)))
+        for shape, size, dtype, diff in rows
+        if diff
+    ]
+
+
 def _declared(chain: JacobianChain) -> list[tuple[str, int, bool]] | None:
     """Give name, size and presence of a gate for every float leaf, None without declaration."""
     if not declares_gates(chain):
         return None
     assert isinstance(chain.links, StepLinks)
-    links, space = chain.links, chain.links.space
-    shapes = [s for s, diff in zip(space.shapes, space.differentiable, strict=True) if diff]
+    links, leaves = chain.links, _float_leaves(chain.links)
     found: list[tuple[str, Any]] = []
 
     def look(shared: Any, item: Any) -> None:
         found.extend(_gates_at(links, shared, item).items())
 
     jax.eval_shape(look, chain.shared, first_of(chain.items))
-    fits = len(found) == len(shapes) and all(
-        gate is None or jnp.shape(gate) == shape
-        for (_, gate), shape in zip(found, shapes, strict=True)
+    fits = len(found) == len(leaves) and all(
+        gate is None or (jnp.shape(gate) == leaf.shape and (leaf.is_complex or _is_real(gate)))
+        for (_, gate), leaf in zip(found, leaves, strict=True)
     )
     if not fits:
         seen = ", ".join(f"{n}: {'None' if g is None else describe(g)}" for n, g in found)
-        need = ", ".join(f"({','.join(map(str, s))})" for s in shapes)
-        remedy = "Give None for a leaf without gate."
+        need = ", ".join(f"({','.join(map(str, leaf.shape))})" for leaf in leaves)
+        remedy = "Give None for a leaf without gate; only a complex leaf can have a complex one."
         requirement = f"give one gate for each float leaf of the state, of shapes {need}"
         raise ValueError(worded("step.state_gates", requirement, seen or "nothing", remedy))
-    pairs = zip(found, shapes, strict=True)
-    return [(str(name), int(np.prod(s)), gate is not None) for (name, gate), s in pairs]
+    pairs = zip(found, leaves, strict=True)
+    return [(str(name), leaf.size, gate is not None) for (name, gate), leaf in pairs]
+
+
+def _is_real(gate: Any) -> bool:
+    return not jnp.issubdtype(dtype_of(gate), jnp.complexfloating)
 
 
 def _gates_at(links: StepLinks, shared: Any, item: Any) -> dict[str, Array | None]:
@@ -122,24 +166,30 @@ def _gates_at(links: StepLinks, shared: Any, item: Any) -> dict[str, Array | Non
 
 @compiled
 def gate_sequence(chain: JacobianChain) -> Float[Array, "T n"]:
-    """Run the network again and give its gates at every step; 0 where none is declared."""
+    """Run the network again and give its gates at every step; 0 where none is declared.
+
+    The gate of a complex entry stands as its real part in the place of the entry's real part, and
+    as its imaginary part in that of the other.
+    """
     assert isinstance(chain.links, StepLinks)
-    links, space = chain.links, chain.links.space
-    shapes = [s for s, diff in zip(space.shapes, space.differentiable, strict=True) if diff]
+    links, space, leaves = chain.links, chain.links.space, _float_leaves(chain.links)
     points, auxiliary, layers, xs = chain.items
     if chain.length == 0:
         return jnp.zeros((0, chain.size), chain.dtype)
 
     def body(state: Any, inputs: Any) -> Any:
         gates = _gates_at(links, chain.shared, (*state, *inputs)).values()
-        parts = [
-            jnp.zeros(int(np.prod(s)), chain.dtype) if g is None else jnp.ravel(g)
-            for g, s in zip(gates, shapes, strict=True)
-        ]
+        parts: list[Array] = []
+        for gate, leaf in zip(gates, leaves, strict=True):
+            if gate is None:
+                parts.append(jnp.zeros(leaf.size, chain.dtype))
+                continue
+            pair = (jnp.real(gate), jnp.imag(gate)) if leaf.is_complex else (gate,)
+            parts += [jnp.ravel(part).astype(chain.dtype) for part in pair]
         layer, x = inputs
         params = chain.shared if links.tied else layer
         later = space.ravel(links.step(params, space.unravel(*state), x))
-        return later, jnp.concatenate([part.astype(chain.dtype) for part in parts])
+        return later, jnp.concatenate(parts)
 
     start = jax.tree.map(lambda a: a[0], (points, auxiliary))
     return lax.scan(body, start, (layers, xs), length=chain.length)[1]

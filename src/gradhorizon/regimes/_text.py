@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradhorizon._record import Status
+from gradhorizon.products import _pairs
 from gradhorizon.regimes._combine import CONTINUED, RECURRENT, SEEN
 from gradhorizon.regimes.criteria import Criterion, disagreements
 from gradhorizon.regimes.regime import Regime
@@ -56,9 +57,10 @@ def diagnosis_text(diagnosis: "Diagnosis") -> str:
     if diagnosis.regime is None:
         return lines[0]
     rate, error = float(diagnosis.rate), float(diagnosis.rate_error)
+    run = f"{diagnosis.length} steps, state of {_size(diagnosis)}"
     lines += [
         f"rate {rate:.4g} ± {error:.2g} nats per step (×{math.exp(rate):.4g} per step); "
-        f"{diagnosis.length} steps, state of {diagnosis.size}, window ε = {diagnosis.threshold:g}",
+        f"{run}, window ε = {diagnosis.threshold:g}",
         "",
         *criteria_table(diagnosis.criteria, diagnosis.lag, diagnosis.threshold),
         _disagreement(diagnosis.criteria[:-1], diagnosis.criteria[-1].verdict, "the last row"),
@@ -128,6 +130,7 @@ def criteria_table(criteria: tuple[Criterion, ...], lag: int, threshold: float) 
         if c.upper_bound and rate < 0:
             shown = f"≤ {shown}"
         error = "" if math.isnan(float(c.error)) else f" ± {float(c.error):.2g}"
+        error = error if len(error) < 10 else f" ± {float(c.error):.1g}"  # 4.3e-18 fills its column
         numbers = f"{float(c.value):>9.4g}{rate:>10.4g}{error:<10}"
         kind = f"{c.kind:<13}{c.needs}"
         rows.append(f"{c.name:<34}{numbers}{verdict!s:<18}{shown:>12}  {kind}")
@@ -143,16 +146,35 @@ def _disagreement(criteria: tuple[Criterion, ...], reference: Any, whom: str) ->
     return f"{', '.join(wrong)} {verb} {whom}."
 
 
+def _size(diagnosis: "Diagnosis") -> str:
+    """Write n, and how it comes about where entries are complex."""
+    total, pairs = diagnosis.size, diagnosis.complex_entries
+    if not pairs:
+        return f"{total}"
+    rest = "" if total == 2 * pairs else f" and {total - 2 * pairs} real"
+    return f"{total} ({pairs} complex numbers as two real ones each{rest})"
+
+
 def _alive(diagnosis: "Diagnosis") -> str:
-    """Write how many singular values are above ε at each lag, until none is."""
+    """Write how many singular values are above ε at each lag, until none is.
+
+    Of a holomorphic step on a complex state each pair of equal values is counted once.
+    """
+    total, pairs, values = diagnosis.size, diagnosis.complex_entries, diagnosis.singular
+    bars = (values.log_values, values.error_bars, values.resolved)
+    halved = total == 2 * pairs and bool(np.all(_pairs.fits(*bars)))
     words = []
-    for lag, count in zip(
-        np.asarray(diagnosis.singular.lags), np.asarray(diagnosis.alive), strict=True
-    ):
+    for lag, found in zip(np.asarray(values.lags), np.asarray(diagnosis.alive), strict=True):
+        count = found // 2 if halved else found
         words.append(f"{count} at lag {lag}" if count else f"none at lag {lag}")
         if count == 0:
             break
-    return ", ".join(words) + f" (of {diagnosis.size})"
+    whole = f"of {total}"
+    if halved:
+        whole = f"of {pairs} complex ones, equal pairs counted once"
+    elif total == 2 * pairs:
+        whole = f"of {total} real ones; they do not come in equal pairs"
+    return ", ".join(words) + f" ({whole})"
 
 
 def forecast_text(forecast: "DtypeForecast") -> str:

@@ -23,7 +23,7 @@ from gradhorizon.chain.jacobian import JacobianChain, finite_steps, jacobian_cha
 from gradhorizon.chain.unroll import status_of
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradhorizon.products.singular import SingularSpectrum, singular_spectrum
-from gradhorizon.regimes._gates import has_paths, layout_of
+from gradhorizon.regimes._gates import complex_entries, has_paths, layout_of
 from gradhorizon.regimes.checks import Check, self_checks
 from gradhorizon.regimes.criteria import Criterion, from_rate
 from gradhorizon.regimes.forecast import DtypeForecast, forecast
@@ -84,6 +84,8 @@ class Diagnosis:
         What the regime speaks about, and ε.
     length, size
         T and n.
+    complex_entries
+        How many complex numbers the state has: each counts as two of the n.
     step
         The step function that was diagnosed.
     """
@@ -108,6 +110,7 @@ class Diagnosis:
     threshold: float = static()
     length: int = static()
     size: int = static()
+    complex_entries: int = static()
     step: Step | None = static()
 
     @property
@@ -227,8 +230,9 @@ def diagnose(
     parts = (first_bad_state, profile, lyapunov, singular, prediction, checks)
     sizes = {"length": chain.length, "size": chain.size}
     diagnosis = _assemble(*parts, lag=lag, threshold=threshold, **sizes)
-    paths = _paths(chain, explicit)
-    return settle(dataclasses.replace(diagnosis, step=step, paths=paths), throw=throw)
+    own = {"step": step, "paths": _paths(chain, explicit)}
+    diagnosis = dataclasses.replace(diagnosis, complex_entries=complex_entries(chain), **own)
+    return settle(diagnosis, throw=throw)
 
 
 def _first_bad_state(chain: JacobianChain) -> Int[Array, ""]:
@@ -326,6 +330,7 @@ def _assemble(
         threshold=threshold,
         length=length,
         size=size,
+        complex_entries=0,
         step=None,
     )
 

@@ -52,7 +52,8 @@ class StatePaths:
         the gate itself in place of the diagonal block where the step declares one.
     self_rates
         mean_t ln |d_i|, nats per step, for every entry i of the state, shape (n,): d_i is the
-        declared gate, else the diagonal entry of J_t.
+        declared gate, else the diagonal entry of J_t. Both parts of a complex entry z have the
+        modulus of its gate, else |∂z'/∂z|: a turn of the phase is no loss.
     lags
         The lags k, shape (lags,); time means run over the last max(lags) steps.
     status
@@ -269,22 +270,53 @@ def _paths(
 def through_gates(
     matrix: Float[Array, "n n"], gate: Float[Array, " n"] | None, layout: Layout
 ) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
-    """Put declared gates in place of their diagonal blocks; give the matrix and each d_i."""
-    diagonal = jnp.diagonal(matrix)
+    """Put declared gates in place of their diagonal blocks; give the matrix and each |d_i|."""
+    kept, turned = _own(matrix, gate, layout)
+    sizes = jnp.hypot(kept, turned) if _has_pairs(layout) else jnp.abs(kept)
     if gate is None:
-        return matrix, diagonal
-    diagonal = jnp.where(np.asarray(layout.declared), gate, diagonal)
+        return matrix, sizes
+    block = jnp.diag(kept)
+    if _has_pairs(layout):
+        block = block.at[np.arange(kept.size), np.asarray(layout.partners)].add(turned)
     owner = Blocks(layout.sizes).owner
     gated = np.asarray(layout.gated)[owner]
     inside = (owner[:, None] == owner[None, :]) & gated[:, None]
-    return jnp.where(inside, jnp.diag(diagonal), matrix), diagonal
+    return jnp.where(inside, block, matrix), sizes
+
+
+def _own(
+    matrix: Float[Array, "n n"], gate: Float[Array, " n"] | None, layout: Layout
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Give d_i of every entry, and for a part of a complex number how it enters the other part.
+
+    A complex d = a + i b acts on (re, im) as [[a, -b], [b, a]]. Where it is not declared it is
+    ∂z'/∂z, the part of the derivative that is linear in z.
+    """
+    kept, turned = jnp.diagonal(matrix), jnp.zeros(matrix.shape[0], matrix.dtype)
+    partner, own = np.asarray(layout.partners), np.arange(matrix.shape[0])
+    paired, imaginary = partner != own, partner < own
+    if _has_pairs(layout):
+        across = matrix[own, partner]
+        kept = jnp.where(paired, (kept + kept[partner]) / 2, kept)
+        turned = jnp.where(paired, (across - across[partner]) / 2, turned)
+    if gate is None:
+        return kept, turned
+    declared = np.asarray(layout.declared)
+    kept = jnp.where(declared, jnp.where(imaginary, gate[partner], gate), kept)
+    turn = jnp.where(imaginary, gate, -gate[partner])
+    return kept, jnp.where(declared & paired, turn, turned)
+
+
+def _has_pairs(layout: Layout) -> bool:
+    """Say whether the state has complex entries."""
+    return layout.partners != tuple(range(len(layout.partners)))
 
 
 def _accumulate(
     kept: tuple[Float[Array, " n"], Int[Array, " n"]], factor: Float[Array, " n"]
 ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
-    """Multiply |factor| in, exactly scaled: rounding stays below eps per step in the log."""
-    size, own = split(jnp.abs(factor))
+    """Multiply a factor ≥ 0 in, exactly scaled: rounding stays below eps per step in the log."""
+    size, own = split(factor)
     mantissa, extra = split(kept[0] * size)
     exponent = kept[1] + own + extra
     return mantissa, jnp.where(mantissa == 0, ZERO_EXPONENT, exponent)
