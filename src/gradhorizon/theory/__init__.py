@@ -2,6 +2,7 @@
 
 from gradhorizon.theory import bounds as bounds
 from gradhorizon.theory import gated_mean_field as gated_mean_field
+from gradhorizon.theory import hippo as hippo
 from gradhorizon.theory import horizons as horizons
 from gradhorizon.theory import isometry as isometry
 from gradhorizon.theory import latch as latch
