@@ -32,7 +32,7 @@ def nothing_happens():
     global _written
     compiled: list[str] = []
 
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:  # noqa: ARG001
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 

@@ -129,8 +129,8 @@ def _require_alive(name: str, tracer: Any) -> None:
         raise ValueError(worded(name, "be a value of this computation", shown, remedy)) from error
 
 
-def as_array(name: str, value: Any) -> Array:
-    """Give `value` as one JAX array of numbers, no bits lost.
+def as_array(name: str, value: Any) -> Array | np.ndarray:
+    """Give `value` as one array of numbers, not yet on any device, no bits lost.
 
     Raises
     ------
@@ -139,23 +139,25 @@ def as_array(name: str, value: Any) -> Array:
     ValueError
         If lists are ragged, or x64 is off and it needs 64 bits.
     """
-    if isinstance(value, (list, tuple)):
-        try:
-            value = np.asarray(value)
-        except (ValueError, TypeError) as error:
-            received = f"{type(value).__name__} of {len(value)}: {error}"
-            remedy = "Stack arrays of one shape."
-            raise ValueError(worded(name, "be one regular array", received, remedy)) from error
-    if not jax.tree_util.all_leaves([value]):  # None, a dictionary: no leaf to look at
+    nested = isinstance(value, (list, tuple))
+    if not nested and not jax.tree_util.all_leaves([value]):  # None, a dictionary
         received = f"{type(value).__name__}: {value}"
         raise TypeError(worded(name, "be an array of numbers", received))
     require_arrays(name, value)
     require_no_silent_downcast(name, value)
-    return jnp.asarray(value)
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        received = f"{type(value).__name__} of {len(value)}: {error}"
+        remedy = "Stack arrays of one shape."
+        raise ValueError(worded(name, "be one regular array", received, remedy)) from error
+    return np.asarray(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype))
 
 
-def as_real(name: str, value: Any) -> Array:
-    """Give `value` as one real floating-point JAX array.
+def as_real(name: str, value: Any) -> Array | np.ndarray:
+    """Give `value` as one real floating-point array, not yet on any device.
 
     Raises
     ------

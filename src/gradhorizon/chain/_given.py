@@ -50,6 +50,7 @@ def given(matrices: Any) -> Given:
             remedy = "For factors of changing width pass a list to `singular_spectrum`."
         wanted = "have shape (T, n, n) with n at least 1"
         raise ValueError(worded("matrices", wanted, describe(stack), remedy))
+    stack = jnp.asarray(stack)
     storage = np.dtype(stack.dtype)
     if is_half(storage):
         stack = stack.astype(wide_enough(storage))

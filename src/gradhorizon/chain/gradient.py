@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gradhorizon._checks import (
     describe,
+    dtype_of,
     require_arrays,
     require_finite,
     require_no_silent_downcast,
@@ -232,18 +233,17 @@ def backpropagate(chain: Any, cotangent: Any, *, throw: bool = True) -> Gradient
     chain = as_chain(chain, throw=throw, columns=1)
     require_arrays("cotangent", cotangent)
     require_no_silent_downcast("cotangent", cotangent)
-    leaves = [
-        part for leaf in jax.tree.leaves(cotangent) for part in _real_parts(jnp.asarray(leaf))
-    ]
-    if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
-        shown = ", ".join(describe(leaf) for leaf in leaves)
+    given = jax.tree.leaves(cotangent)
+    if any(not jnp.issubdtype(dtype_of(leaf), jnp.inexact) for leaf in given):
+        shown = ", ".join(describe(leaf) for leaf in given)
         raise TypeError(worded("cotangent", "be floating point", shown))
-    size = sum(leaf.shape[0] for leaf in leaves)
+    size = sum(np.size(leaf) * (1 + np.iscomplexobj(leaf)) for leaf in given)
     if size != chain.size:
         remedy = "Pass ∂L/∂h_T in the structure of the state."
         received = f"{size} entries"
         raise ValueError(worded("cotangent", f"have n = {chain.size} entries", received, remedy))
     require_finite("cotangent", cotangent)
+    leaves = [part for leaf in given for part in _real_parts(jnp.asarray(leaf))]
     vector = jnp.concatenate([leaf.astype(chain.dtype) for leaf in leaves])
     return settle(_pull_back(chain, vector[:, None]), throw=throw)
 

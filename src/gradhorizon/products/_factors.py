@@ -71,5 +71,5 @@ def embed(factors: Sequence[Any], *, throw: bool) -> Embedded:
         widths = [*(widths or [array.shape[1]]), array.shape[0]]
         arrays.append(array)
     size = max(widths)
-    padded = [jnp.pad(a, [(0, size - a.shape[0]), (0, size - a.shape[1])]) for a in arrays]
+    padded = [jnp.pad(jnp.asarray(a), [(0, size - a.shape[0]), (0, size - a.shape[1])]) for a in arrays]
     return Embedded(jnp.stack(padded), tuple(widths))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gradhorizon._checks import require_integer, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record, static
+from gradhorizon.chain._given import require_room, unscaled
 from gradhorizon.chain._outcome import earliest, settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
@@ -179,8 +180,9 @@ def lyapunov_spectrum(
     >>> gh.lyapunov_spectrum(cat, burn_in=50).exponents.round(6).tolist()
     [0.962424, -0.962424]
     """
-    chain = as_chain(chain, throw=throw)
+    chain = as_chain(chain, throw=throw, columns=1)
     k = require_integer("k", chain.size if k is None else k, 1, chain.size)
+    require_room(chain.size, k, chain.dtype)
     last = max(chain.length - 1, 0)
     skipped = require_integer("state_burn_in", state_burn_in, 0, last)
     burn_in = require_integer("burn_in", burn_in, 0, max(last - skipped, 0))
@@ -226,7 +228,8 @@ def _summarize(
     lengths = np.diff(np.asarray(plan.ends)).astype(float)
     steps = chain.length - plan.ends[0]
     beyond = jnp.arange(k, dtype=jnp.int32) >= passage.rank_cap
-    logs = jnp.where(beyond[None], -jnp.inf, passage.logs[1:])
+    logs = unscaled(passage.logs[1:], lengths[:, None], chain.shift)
+    logs = jnp.where(beyond[None], -jnp.inf, logs)
     exponents = jnp.sum(logs, axis=0) / steps
     order = jnp.argsort(-exponents)
     exponents, logs = exponents[order], logs[:, order]

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gradhorizon._checks import require_integer, require_positive, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, record
+from gradhorizon.chain._given import unscaled
 from gradhorizon.chain._outcome import earliest, settle
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
 from gradhorizon.chain.unroll import status_of
-from gradhorizon.products import _pairs, _probes, _segments, _stratified
+from gradhorizon.products import _factors, _pairs, _probes, _segments, _stratified
 
 
 @record
@@ -94,7 +96,9 @@ def singular_spectrum(
     Parameters
     ----------
     chain
-        A `JacobianChain`, or an array of shape (T, n, n).
+        A `JacobianChain`, or an array of shape (T, n, n), or a list of factors J_t of shape
+        (n_t, n_{t-1}), the layers of a network whose width changes: then as many values as the
+        longest row has, min(n_T, n_{T-k}).
     lags
         The lags k, integers in 0 … T; one row of the result each, in the order given. None
         means the whole chain, k = T, without the leading axis.
@@ -116,7 +120,9 @@ def singular_spectrum(
         If a lag is not an integer.
     ValueError
         If a lag lies outside 0 … T, or there is none; if `segments` lies outside 1 … T, or comes
-        together with `lags`.
+        together with `lags`; if factors do not fit one behind the other.
+    MemoryError
+        If matrices of n × n would pass 2 GiB each.
     NumericalError
         If ``throw`` and a NaN or infinity appears on the way.
 
@@ -144,7 +150,8 @@ def singular_spectrum(
     >>> jnp.rint(spectrum.log_values / jnp.log(2.0)).tolist()
     [[1.0, -1.0], [2000.0, -2000.0]]
     """
-    chain = as_chain(chain, throw=throw)
+    factors = _factors.embed(chain, throw=throw) if _factors.is_ragged(chain) else None
+    chain = as_chain(chain if factors is None else factors.stack, throw=throw)
     wanted = (chain.length,) if lags is None else _checked(lags, chain.length)
     if segments is not None:
         if lags is not None:
@@ -152,7 +159,9 @@ def singular_spectrum(
             raise ValueError(text)
         segments = require_integer("segments", segments, 1, max(chain.length, 1))
     single = lags is None
-    return settle(_spectrum(chain, lags=wanted, single=single, segments=segments), throw=throw)
+    ranks = tuple(chain.size if factors is None else factors.rank_at(k) for k in wanted)
+    settings = {"lags": wanted, "ranks": ranks, "single": single, "segments": segments}
+    return settle(_spectrum(chain, **settings), throw=throw)
 
 
 def _checked(lags: Any, length: int) -> tuple[int, ...]:
@@ -164,11 +173,17 @@ def _checked(lags: Any, length: int) -> tuple[int, ...]:
     return tuple(require_integer(f"lags[{i}]", k, 0, length) for i, k in enumerate(lags))
 
 
-@compiled(static=("lags", "single", "segments"))
+@compiled(static=("lags", "ranks", "single", "segments"))
 def _spectrum(
-    chain: JacobianChain, *, lags: tuple[int, ...], single: bool, segments: int | None
+    chain: JacobianChain,
+    *,
+    lags: tuple[int, ...],
+    ranks: tuple[int, ...],
+    single: bool,
+    segments: int | None,
 ) -> SingularSpectrum:
-    n, dtype = chain.size, chain.dtype
+    """Compute the values at each lag; `ranks` says how many there are, n for square matrices."""
+    dtype = chain.dtype
     stops = tuple(sorted(set(lags)))
     if segments is None or chain.length == 0:
         passage = _stratified.follow(chain, stops)
@@ -177,9 +192,12 @@ def _spectrum(
     result, bad_step = passage.result, passage.first_bad_step
     eps = float(jnp.finfo(chain.storage_dtype).eps)
     values, bars, resolved = _probes.resolve(result.logs, result.caps, eps)
+    values = unscaled(values, np.asarray(stops)[:, None], chain.shift)
     rows = jnp.asarray([stops.index(k) for k in lags], jnp.int32)
     pick = rows[0] if single else rows
-    everything = (values, bars, resolved, result.caps, result.sweeps)
+    values, bars, resolved = (a[:, : max(ranks)] for a in (values, bars, resolved))
+    most = jnp.asarray([ranks[lags.index(k)] for k in stops], jnp.int32)
+    everything = (values, bars, resolved, jnp.minimum(result.caps, most), result.sweeps)
     values, bars, resolved, caps, sweeps = (a[pick] for a in everything)
     _, index = status_of(finite_steps(chain), Status.OK)
     first = earliest(bad_step, jnp.where(index < 0, -1, index + 1))
@@ -192,15 +210,15 @@ def _spectrum(
         rank_cap=caps,
         lags=jnp.asarray(lags[0] if single else lags, jnp.int32),
         sweeps=sweeps,
-        status=_status(resolved, caps, n, good, chain.length),
+        status=_status(resolved, caps == most[pick], good, chain.length),
         first_bad_step=first,
     )
 
 
-def _status(resolved: Array, caps: Array, n: int, good: Array, length: int) -> Int[Array, ""]:
+def _status(resolved: Array, full: Array, good: Array, length: int) -> Int[Array, ""]:
     """Give the one status that says most."""
     if length == 0:
         return jnp.asarray(int(Status.EMPTY), jnp.int32)
-    full = jnp.where(jnp.all(caps == n), int(Status.OK), int(Status.RANK_DEFICIENT))
+    full = jnp.where(jnp.all(full), int(Status.OK), int(Status.RANK_DEFICIENT))
     known = jnp.where(jnp.all(resolved), full, int(Status.UNRESOLVED))
     return jnp.where(good, known, int(Status.NONFINITE)).astype(jnp.int32)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from gradhorizon._checks import is_concrete, require_integer, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, jsonable, record, static
-from gradhorizon.chain._contract import Step
+from gradhorizon.chain._contract import Step, check_problem
+from gradhorizon.chain._given import require_room
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain.gradient import (
     GradientProfile,
@@ -19,7 +20,7 @@ from gradhorizon.chain.gradient import (
     generic_profile,
     require_scalar_loss,
 )
-from gradhorizon.chain.jacobian import JacobianChain, finite_steps, jacobian_chain
+from gradhorizon.chain.jacobian import JacobianChain, finite_steps, linearize, of_matrices
 from gradhorizon.chain.unroll import status_of
 from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradhorizon.products.singular import SingularSpectrum, singular_spectrum
@@ -208,7 +209,9 @@ def diagnose(
     ('VANISHING', 9.0, [3, 3, 3, 3, 3, 0, 0, 0, 0])
     """
     threshold = require_threshold(threshold)
-    chain = jacobian_chain(step, params, h0, xs, length=length, tied=tied)
+    problem = check_problem(step, params, h0, xs, length, tied=tied)
+    require_room(problem.space.size, problem.space.size, problem.space.dtype)
+    chain = linearize(step, problem, tied)
     lag = require_integer("lag", max(chain.length, 1) if lag is None else lag, 1)
     first_bad_state = _first_bad_state(chain)
     explicit = _materialized(chain)
@@ -251,8 +254,7 @@ def _materialized(chain: JacobianChain) -> JacobianChain:
     """
     if chain.length * chain.size**2 * chain.dtype.itemsize > _MATERIALIZE:
         return chain
-    matrices = JacobianChain.from_matrices(chain.matrices())
-    return dataclasses.replace(matrices, storage_dtype=chain.storage_dtype)
+    return of_matrices(chain.matrices(), chain.storage_dtype)
 
 
 def _paths(chain: JacobianChain, explicit: JacobianChain) -> StatePaths | None:

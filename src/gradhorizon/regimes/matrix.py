@@ -231,6 +231,7 @@ def analyze_matrix(W: Any, *, slope_bound: Any = 1.0) -> MatrixCriteria:
         raise ValueError(worded("W", "be square with at least one row", describe(matrix)))
     require_finite("W", matrix)
     require_positive("slope_bound", slope_bound)
+    matrix = jnp.asarray(matrix)
     if is_half(matrix.dtype):
         stored, matrix = matrix.dtype, matrix.astype(wide_enough(matrix.dtype))
         text = f"`W` is stored in {stored}: it is promoted to {matrix.dtype}, exactly."

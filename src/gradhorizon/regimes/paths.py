@@ -17,6 +17,7 @@ from gradhorizon._checks import is_concrete, require_integer, worded
 from gradhorizon._compiled import compiled
 from gradhorizon._record import Status, jsonable, record, static
 from gradhorizon._scaled import ZERO_EXPONENT, log_scaled, split
+from gradhorizon.chain._given import unscaled
 from gradhorizon.chain._outcome import settle
 from gradhorizon.chain._sweep import sweep
 from gradhorizon.chain.jacobian import JacobianChain, as_chain, finite_steps
@@ -254,6 +255,8 @@ def _paths(
     status, index = status_of(good, usual)
     nan = jnp.where(index < 0, 0.0, jnp.nan).astype(dtype)
     rates = log_scaled(*kept) / chain.length if chain.length else jnp.full(chain.size, jnp.nan)
+    rates = unscaled(rates, 1, chain.shift)
+    logs = unscaled(logs, np.asarray(lags)[:, None, None, None], chain.shift)
     return StatePaths(
         total=logs[:, 0] + nan,
         direct=logs[:, 1] + nan,
