@@ -25,6 +25,7 @@ NAMES = (
     "layer_gradients",
     "deep_linear",
     "gated_mean_field",
+    "unitary_spectra",
     "error_surface",
     "folds",
     "looped_residual",
@@ -36,6 +37,7 @@ NAMES = (
     "scalar_bound",
     "sigmoid_layers",
     "architectures",
+    "dtype_horizons",
 )
 
 
