@@ -38,6 +38,10 @@ NAMES = (
     "sigmoid_layers",
     "architectures",
     "dtype_horizons",
+    "parallel_solves",
+    "qr_interval",
+    "generic_maps",
+    "published_realisation",
 )
 
 
