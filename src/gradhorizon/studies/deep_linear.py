@@ -15,7 +15,7 @@ from gradhorizon.studies import _deep_linear_training as training
 from gradhorizon.studies._study import Check
 from gradhorizon.theory import random_matrix
 
-TITLE = "Deep linear networks with orthogonal weights learn in as many steps at any depth"
+TITLE = "Orthogonal weights let deep linear networks learn in about the same number of steps"
 QUESTION = "Does a deeper network have to learn more slowly?"
 SOURCE = (
     "Saxe, McClelland & Ganguli 2013/2014, arXiv:1312.6120 (learning curves of decoupled modes; "
