@@ -246,7 +246,7 @@ def gru(
 
     def init(key: Any) -> dict[str, Array]:
         params = base(key)
-        # a key of its own for a drawn bias, so that the weights do not depend on how it starts
+        # folded in, not split off: the weights of a key stay the same however the bias starts
         bias = params["b"].at[hidden : 2 * hidden].set(update(jax.random.fold_in(key, 1)))
         return {**params, "b": bias, "d": jnp.zeros(hidden, kind)}
 
