@@ -71,5 +71,6 @@ def embed(factors: Sequence[Any], *, throw: bool) -> Embedded:
         widths = [*(widths or [array.shape[1]]), array.shape[0]]
         arrays.append(array)
     size = max(widths)
-    padded = [jnp.pad(jnp.asarray(a), [(0, size - a.shape[0]), (0, size - a.shape[1])]) for a in arrays]
+    missing = [[(0, size - rows) for rows in a.shape] for a in arrays]
+    padded = [jnp.pad(jnp.asarray(a), m) for a, m in zip(arrays, missing, strict=True)]
     return Embedded(jnp.stack(padded), tuple(widths))
