@@ -326,7 +326,7 @@ def _explain(cell: Any, error: Exception) -> Exception | None:
     if "Unable to retrieve parameter" in text:
         remedy = "Pass what init of this very function returned."
         return ValueError(worded("params", "hold what the cell asks for", text, remedy))
-    if "Unable to retrieve state" in text or "set_state" in text:
+    if "No value for" in text or "Unable to retrieve state" in text or "set_state" in text:
         remedy = "Pass state=..., as init of the function transformed with state gave it."
         return ValueError(worded("state", "hold what the cell asks for", text, remedy))
     return None
