@@ -125,7 +125,7 @@ def _end(gradients: Any) -> Any:
     """Give the first lag at which the gradient is all zero or not finite, else NaN."""
     by_lag = gradients[::-1]
     gone = jnp.all(by_lag == 0, axis=1) | ~jnp.all(jnp.isfinite(by_lag), axis=1)
-    return jnp.where(jnp.any(gone), jnp.argmax(gone), jnp.nan)
+    return jnp.where(jnp.any(gone), jnp.argmax(gone).astype(float), jnp.nan)
 
 
 def _ends(settings: Settings, name: str) -> np.ndarray:
