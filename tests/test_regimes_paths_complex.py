@@ -14,7 +14,9 @@ class Memory:
     """A complex memory with declared gates, read by a real part without: z' = g z + c x, r'."""
 
     def __call__(self, params, h, x):
-        memory = gates_of(params, x) * h["z"] + 0.3 * h["r"].astype(complex)
+        # the phase of what comes in changes too: else conjugate gates would give the same norms
+        phase = 0.3 * jnp.exp(3j * x.astype(complex))
+        memory = gates_of(params, x) * h["z"] + phase * h["r"].astype(complex)
         return {"r": jnp.tanh(params["W"] @ h["r"] + h["z"].real), "z": memory}
 
     def state_gates(self, params, _h, x):
@@ -65,7 +67,7 @@ def test_direct_path_of_a_gate_is_the_complex_product():
 
 
 def test_a_crossing_meets_the_phases_of_the_gates():
-    """∂z_T/∂r with one crossing: Σ_s g_T … g_{s+1} 0.3 W-powers before; the phases interfere."""
+    """∂z_T/∂r with one crossing: Σ_s g_T … g_{s+1} J_s Π before; the phases interfere."""
     params, h0, xs = network()
     chain = gh.jacobian_chain(Memory(), params, h0, xs)
     J = np.asarray(chain.matrices())
