@@ -275,5 +275,5 @@ def _draw_one(axes: Any, name: str, m: Measured, color: str) -> None:
     axes.set_title(name)
     axes.set_xlim(0, LAGS[-1])
     axes.set_xticks([0, 16, 32, 48, 64])
-    axes.set_ylim(floor, 5.0)
+    axes.set_ylim(floor, 6.4)
     axes.set_yticks([-9, -6, -3, 0, 3], [f"$10^{{{v}}}$" if v else "1" for v in (-9, -6, -3, 0, 3)])
