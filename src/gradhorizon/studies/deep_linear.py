@@ -118,7 +118,7 @@ def _flow_time(rng: Any, depth: int, target: float) -> float:
     return float(np.interp(-math.log(SHARE * target), -distance, np.linspace(0, last, count + 1)))
 
 
-def learning_time(depth: float, target: float, start: float, end: float) -> float:
+def learning_time(depth: float | int, target: float, start: float, end: float) -> float:
     """Give t from u_0 to u_f of a mode: du/dt = L u^{2 - 2/L} (s - u), all layers alike.
 
     For L = 2 it is ln(u_f (s - u_0)/(u_0 (s - u_f)))/(2s).
