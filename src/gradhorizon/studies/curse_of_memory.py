@@ -305,8 +305,11 @@ def _draw_terms(axes: Any, result: Result) -> None:
             axes.plot(shown, np.log10(result.impulse[row][shown]), "o", color=color, markersize=3)
         axes.plot(lags[1:], result.log_jacobians[row][1:] / plots.LN10, color=color,
                   linestyle=(0, (4, 2)), linewidth=1.2)  # fmt: skip
-        axes.annotate(f"λ = {lam:g}", (1 / (1 - lam), -decade - 0.43), xytext=(0, -15), fontsize=8,
-                      textcoords="offset points", ha="center", color=color)  # fmt: skip
+        top = row == len(s.lag_decades) - 1
+        place = int(np.argmax(terms)) if top else int(np.flatnonzero(terms > -1.3)[-1])
+        axes.annotate(f"λ = {lam:g}" if top else f"{lam:g}", (lags[place], terms[place]),
+                      xytext=(0, 5) if top else (4, 0), textcoords="offset points", fontsize=8,
+                      ha="center" if top else "left", color=color)  # fmt: skip
     axes.axhline(0, color=plots.COLORS["gray"], linewidth=0.6)
     axes.text(1.2, 4.5, "dashed: state Jacobian λᵏ ≤ 1\nsolid: share k λᵏ⁻¹ in dh/dλ",
               fontsize=7.5, va="top")  # fmt: skip

@@ -275,8 +275,10 @@ def _draw_errors(axes: Any, result: Result) -> None:
         rising = law < math.log(errors[-1])
         axes.plot(grid[rising], np.exp(law[rising]), color=color, linewidth=1.2)
         axes.plot(s.intervals, errors, "o", color=color, markersize=4)
-        axes.annotate(name, (1, errors[0]), xytext=(-2, 6), textcoords="offset points",
-                      va="bottom", color=color, fontsize=8)  # fmt: skip
+        above = dtype is np.float32
+        axes.annotate(name, (1, errors[0]), xytext=(-3, 22 if above else -6),
+                      textcoords="offset points", va="bottom" if above else "top",
+                      color=color, fontsize=8)  # fmt: skip
     own = [(k, result.own[str(k)].residual) for k in s.own]
     axes.plot(*zip(*own, strict=True), "s", color=BLUE, markersize=8, fillstyle="none")
     auto = abs(result.own["auto"].exponents.sum() - result.log_det)
