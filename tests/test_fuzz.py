@@ -168,9 +168,11 @@ SPECIAL = [
     5e-324,
     1e-310,
 ]
-ENTRIES = st.one_of(
-    st.sampled_from(SPECIAL), st.floats(-2, 2), st.floats(allow_nan=False, allow_infinity=False)
-)
+ENTRIES = st.one_of(st.sampled_from(SPECIAL), st.floats(-2, 2))
+MODERATE = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5, 3.0, 1e-8, 1e8]), st.floats(-2, 2).map(
+    lambda value: value if abs(value) > 1e-8 else 0.0
+))  # fmt: skip
+SCALES = st.sampled_from([1.0, 1e-300, 1e-310, 1e200, 1e299])
 NONFINITE = st.sampled_from([np.nan, np.inf, -np.inf])
 STEPS, SIZE = 3, 2
 
@@ -192,9 +194,10 @@ def no_silent_nan(status, *values):
 
 
 @examples(40)
-@given(chains(ENTRIES))
-def test_finite_chains_of_any_size_of_entries(J):
+@given(chains(MODERATE), SCALES)
+def test_finite_chains_of_any_size_of_entries(J, scale):
     """Four algorithms on one chain agree wherever each claims to know."""
+    J = J * scale
     singular = gh.singular_spectrum(J, throw=False)
     exponents = gh.lyapunov_spectrum(J, throw=False)
     norms = np.asarray(gh.transition_norms(J, throw=False))

@@ -60,9 +60,12 @@ def test_paths_know_the_power_of_two_as_well():
 
 
 def test_a_chain_over_the_whole_range_says_that_its_subnormal_entries_are_zero():
-    J = np.diag([1e300, 5e-324])[None]
-    with pytest.warns(gh.PrecisionWarning, match="count as zero beside entries as large"):
-        assert gh.JacobianChain.from_matrices(J).shift == 0
+    for entries, shift in (([1e300, 5e-324], 0), ([1e308, 1.0], -24)):
+        with pytest.warns(gh.PrecisionWarning, match="further apart .* count as zero beside"):
+            assert gh.JacobianChain.from_matrices(np.diag(entries)[None]).shift == shift
+    apart = np.stack([np.eye(2) * 1e300, np.eye(2) * 5e-324])  # each matrix alone is harmless
+    with pytest.warns(gh.PrecisionWarning, match="below 2.23e-308, .* count as zero"):
+        gh.JacobianChain.from_matrices(apart)
 
 
 def test_a_subnormal_entry_beside_normal_ones_keeps_its_value():

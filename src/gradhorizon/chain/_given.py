@@ -76,21 +76,22 @@ def _shift(stack: Any) -> int:
     finite = np.isfinite(values)
     sizes = np.abs(values, where=finite, out=np.zeros_like(values))
     top, tiny = sizes.max(), bool(((sizes > 0) & (sizes < low)).any())
-    if not tiny:
-        return -_ROOM if top > high else 0
     up = form.nmant + 8
-    fits = top < np.ldexp(high, -up)
-    warnings.warn(
-        f"The matrices have entries below {low:.3g}, the smallest normal {values.dtype}, which "
-        + (
-            "have fewer digits; all are multiplied by a power of two for the analysis."
-            if fits
-            else "count as zero beside entries as large as these."
-        ),
-        PrecisionWarning,
-        stacklevel=5,
-    )
-    return up if fits else 0
+    fits = not tiny or top < np.ldexp(high, -up)
+    least = np.min(sizes, axis=(1, 2), where=sizes > 0, initial=form.max)
+    wide = bool((least < np.max(sizes, axis=(1, 2)) / high).any())
+    if tiny or wide:
+        below = f"The matrices have entries below {low:.3g}, the smallest normal {values.dtype}, "
+        apart = f"Entries of one matrix lie further apart than {high:.3g}: the smaller "
+        rest = (
+            "count as zero beside entries as large as these."
+            if wide or not fits
+            else "which have fewer digits; all are multiplied by a power of two for the analysis."
+        )
+        warnings.warn((apart if wide else below) + rest, PrecisionWarning, stacklevel=5)
+    if tiny and fits:
+        return up
+    return -_ROOM if top > high else 0
 
 
 def unscaled(logs: Array, steps: Any, shift: int) -> Array:
