@@ -203,8 +203,8 @@ def batch_norm():
     [
         (lambda f: f(batch_norm(), 2, h0=jnp.zeros(3)), ValueError, "keep no statistics in an"),
         (lambda f: f(eqx.nn.MLP(2, 3, 4, 1, key=KEY)), ValueError, "called with .x.*causal step"),
-        (lambda f: f(eqx.nn.GRUCell), TypeError, "`cell` must be a equinox module.*Build it first"),
-        (lambda f: f(jnp.tanh), TypeError, "`cell` must be a equinox module"),
+        (lambda f: f(eqx.nn.GRUCell), TypeError, "`cell` must be an equinox module.*Build it first"),
+        (lambda f: f(jnp.tanh), TypeError, "`cell` must be an equinox module"),
         (lambda f: f(Readout(jnp.eye(3)), 3), ValueError, "`h0` must be given for Readout"),
         (lambda f: f(Readout(jnp.eye(3)), h0=jnp.zeros(3)), ValueError, "`inputs` must be given"),
         (lambda f: f(CELLS["gru"](), (4, 2)), ValueError,
@@ -235,3 +235,35 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "equinox", None)
     with pytest.raises(ImportError, match=r'`from_equinox` must find.*"gradhorizon\[equinox\]"'):
         gh.adapters.from_equinox(object())
+
+
+class TwoParts(eqx.Module):
+    """A module whose state has two leaves and which returns nothing but the state."""
+
+    weight: jax.Array
+
+    def __call__(self, x, state):
+        fast, slow = state
+        fast = jnp.tanh(self.weight @ slow + x)
+        return fast, slow / 2 + fast
+
+
+def test_a_state_of_several_leaves_needs_no_output_beside_it():
+    h0 = (jnp.zeros(3), jnp.ones(3))
+    step, params, start = gh.adapters.from_equinox(TwoParts(jnp.eye(3)), h0=h0, inputs=3)
+    fast, slow = step(params, start, jnp.zeros(3))
+    np.testing.assert_allclose(fast, np.tanh(np.ones(3)), rtol=1e-15)
+    np.testing.assert_allclose(slow, 0.5 + np.tanh(np.ones(3)), rtol=1e-15)
+
+
+def test_adapted_cells_stack_with_those_of_the_package():
+    lower = gh.adapters.from_equinox(eqx.nn.LSTMCell(2, 3, key=jax.random.key(0)))
+    layer = gh.Cell(lambda key: lower.params, lower.step, lambda: lower.h0)
+    upper = gh.cells.gru(4, 3)
+    cell = gh.cells.stacked(layer, upper)
+    params, h0 = cell.init(jax.random.key(1)), cell.initial_state()
+    x = jnp.ones(2)
+    below, above = cell.step(params, h0, x)
+    hidden = lower.step(lower.params, lower.h0, x)[0]  # equinox keeps (h, c)
+    np.testing.assert_array_equal(below[0], hidden)
+    np.testing.assert_allclose(above, upper.step(params[1], h0[1], hidden), rtol=1e-14)

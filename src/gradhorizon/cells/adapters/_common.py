@@ -143,7 +143,7 @@ def require_module(cell: Any, kind: type, name: str, adapter: str) -> None:
         remedy = f"Build it first: {adapter}({cell.__name__}(...))."
     elif home is not None:
         remedy = f"Use gh.adapters.from_{home.rpartition('.')[2]}."
-    raise TypeError(worded("cell", f"be a {name}, or a list of them", title(cell), remedy))
+    raise TypeError(worded("cell", f"be {name}, or a list of them", title(cell), remedy))
 
 
 def target_dtype(dtype: Any) -> np.dtype:

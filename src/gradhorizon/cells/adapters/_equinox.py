@@ -167,7 +167,7 @@ class _Chosen:
 
 def _single(eqx: Any, cell: Any, inputs: Any, chosen: _Chosen) -> Adapted:
     """Adapt one module."""
-    require_module(cell, eqx.Module, "equinox module", "from_equinox")
+    require_module(cell, eqx.Module, "an equinox module", "from_equinox")
     names = call_names(cell)
     require_step(cell, names)
     _refuse_statistics(eqx, cell)

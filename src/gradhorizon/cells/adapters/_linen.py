@@ -161,7 +161,7 @@ def from_linen(
     chosen = _Chosen(h0, key, kind, order, returns, noise_key, dtype is None)
     if isinstance(cell, (list, tuple)):
         return _stacked(nn, list(cell), variables, inputs, chosen)
-    require_module(cell, nn.Module, "flax.linen module", "from_linen")
+    require_module(cell, nn.Module, "a flax.linen module", "from_linen")
     cell, variables = _unwrap(nn, cell, variables)
     return _single(nn, cell, variables, inputs, chosen)
 
@@ -231,7 +231,7 @@ def _stacked(nn: Any, cells: list[Any], variables: Any, inputs: Any, chosen: _Ch
         )
     layers: list[Adapted] = []
     for i, cell in enumerate(cells):
-        require_module(cell, nn.Module, "flax.linen module", "from_linen")
+        require_module(cell, nn.Module, "a flax.linen module", "from_linen")
         cell, own = _unwrap(nn, cell, None if variables is None else variables[i])
         key = jax.random.fold_in(jax.random.key(0) if chosen.key is None else chosen.key, i)
         start = None if chosen.h0 is None else chosen.h0[i]

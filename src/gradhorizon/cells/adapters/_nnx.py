@@ -186,7 +186,7 @@ class _Chosen:
 
 def _single(nnx: Any, cell: Any, inputs: Any, chosen: _Chosen) -> Adapted:
     """Adapt one module."""
-    require_module(cell, nnx.Module, "flax.nnx module", "from_nnx")
+    require_module(cell, nnx.Module, "a flax.nnx module", "from_nnx")
     cell = _unwrap(nnx, cell)
     names = call_names(cell)
     require_step(cell, names)

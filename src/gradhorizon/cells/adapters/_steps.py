@@ -39,24 +39,27 @@ class CellStep:
 
     def __call__(self, params: Any, h: Any, x: Any) -> Any:
         """Advance the state by one input."""
-        return self.advance(params, h, x)[0]
+        returned = self._returned(params, h, x)
+        return returned if self.place is None else returned[self.place]
 
     def advance(self, params: Any, h: Any, x: Any) -> tuple[Any, Any]:
         """Give the next state, and the output that a layer above would see."""
-        refuse_batched_state(h, self.ranks)
-        returned = self.call(params, h, cast(x, self.dtype))
+        returned = self._returned(params, h, x)
         if self.place is None:
-            return returned, self.output(returned)
-        other = returned[0] if self.place else returned[1]
-        return returned[self.place], other
+            return returned, self.visible(returned)
+        return returned[self.place], returned[0] if self.place else returned[1]
 
-    def output(self, state: Any) -> Any:
+    def visible(self, state: Any) -> Any:
         """Give the output of a cell that returns its state only."""
         if len(jax.tree.leaves(state)) > 1:
             remedy = "Let it return (carry, out)."
             wanted = "return an output for the layer above"
             raise ArgumentError(worded("cell", wanted, "its state only", remedy))
         return jax.tree.leaves(state)[0]
+
+    def _returned(self, params: Any, h: Any, x: Any) -> Any:
+        refuse_batched_state(h, self.ranks)
+        return self.call(params, h, cast(x, self.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +72,13 @@ class GatedCellStep(CellStep):
         """Give the gate of each leaf of the state, in leaf order; see `gh.cells.GatedStep`."""
         return self.gates(self, params, h, cast(x, self.dtype))
 
-    def output(self, state: Any) -> Any:
-        """Give the output of a cell that returns its state only: the leaf h."""
+    def output(self, params: Any, h: Any, x: Any) -> Any:
+        """Give h, the part of the state that a layer above reads."""
+        del params, x
+        return self.visible(h)
+
+    def visible(self, state: Any) -> Any:
+        """Give the leaf h of a state."""
         leaves = jax.tree.leaves(state)
         if isinstance(self.gates, ForgetGate):
             return leaves[self.gates.names.index("h")]
