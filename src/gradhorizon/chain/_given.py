@@ -82,9 +82,9 @@ def _shift(stack: Any) -> int:
     wide = bool((least < np.max(sizes, axis=(1, 2)) / high).any())
     if tiny or wide:
         below = f"The matrices have entries below {low:.3g}, the smallest normal {values.dtype}, "
-        apart = f"Entries of one matrix lie further apart than {high:.3g}: the smaller "
+        apart = f"Entries of one matrix lie further apart than {high:.3g}: the smaller ones "
         rest = (
-            "count as zero beside entries as large as these."
+            "may count as zero beside entries as large as these."
             if wide or not fits
             else "which have fewer digits; all are multiplied by a power of two for the analysis."
         )
