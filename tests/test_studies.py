@@ -34,7 +34,7 @@ def test_committed_figures_passed_at_full_settings(name):
 
 
 def test_committed_gallery_is_generated_from_the_records():
-    assert (FIGURES / "README.md").read_text() == gallery(FIGURES, studies.NAMES)
+    assert (FIGURES / "README.md").read_text() == gallery(FIGURES, studies.CHAPTERS)
 
 
 def test_a_check_outside_its_tolerance_fails():

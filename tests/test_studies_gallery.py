@@ -49,7 +49,9 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch):
     made = Bench()
-    monkeypatch.setattr(studies, "NAMES", ("first", "second"))
+    chapters = {"Only one": ("first", "second"), "None yet": ("third",)}
+    monkeypatch.setattr(studies, "CHAPTERS", chapters)
+    monkeypatch.setattr(studies, "NAMES", chapters["Only one"])
     monkeypatch.setattr(studies, "load", made.load)
     x64 = jax.config.read("jax_enable_x64")
     yield made
@@ -108,8 +110,10 @@ def test_times_are_kept_apart_from_the_records(bench, tmp_path):
 def test_the_page_shows_question_answer_checks_and_time(bench, tmp_path):
     run_figures(Figures(all=True, output=tmp_path, quiet=True))
     page = (tmp_path / "README.md").read_text()
-    assert page == gallery(tmp_path, ("first", "second"))
+    assert page == gallery(tmp_path, studies.CHAPTERS)
     assert "2 studies, 2 numbers checked" in page
+    assert "**Only one**" in page
+    assert "None yet" not in page
     for text in ("**Why first?** It is 1.0.", "first \\| title", "a \\| b", "## second | title"):
         assert text in page
     assert "`gradhorizon figures first`, 1 s on " in page

@@ -31,7 +31,7 @@ def run_figures(options: "Figures") -> int:
         return 2
     jax.config.update("jax_enable_x64", True)
     failed = _run_all(modules, options, Progress(options.output) if options.all else None)
-    page = gallery(options.output, studies.NAMES)
+    page = gallery(options.output, studies.CHAPTERS)
     replace_file(options.output / "README.md", lambda p: p.write_text(page, encoding="utf-8"))
     out(f"figures and numbers are in {options.output}/\n")
     return 3 if failed else 0

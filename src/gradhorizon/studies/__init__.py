@@ -1,6 +1,6 @@
 """One file per paper-style figure: Settings, SMALL, compute, checks, draw.
 
-`NAMES` lists the studies in the order of the gallery; `load` gives one of them.
+`CHAPTERS` sorts the studies for the gallery, `NAMES` lists them in that order; `load` gives one.
 """
 
 import importlib
@@ -8,41 +8,46 @@ from types import ModuleType
 
 from gradhorizon._checks import require_choice
 
-NAMES = (
-    "depth",
-    "repetition",
-    "isometry",
-    "tying_is_irrelevant_when_shallow",
-    "pascanu_certificate",
-    "criteria_disagree",
-    "critical_line",
-    "nonnormal_transients",
-    "random_network_exponent",
-    "noise_suppresses_chaos",
-    "predictor",
-    "ginibre_exponents",
-    "depth_scales",
-    "layer_gradients",
-    "deep_linear",
-    "gated_mean_field",
-    "unitary_spectra",
-    "error_surface",
-    "folds",
-    "looped_residual",
-    "curse_of_memory",
-    "gates_make_slow_modes",
-    "latch",
-    "hippo",
-    "lru_ring",
-    "scalar_bound",
-    "sigmoid_layers",
-    "architectures",
-    "dtype_horizons",
-    "parallel_solves",
-    "qr_interval",
-    "generic_maps",
-    "published_realisation",
-)
+CHAPTERS = {
+    "Depth and repetition": (
+        "depth",
+        "repetition",
+        "scalar_bound",
+        "sigmoid_layers",
+        "layer_gradients",
+        "deep_linear",
+        "ginibre_exponents",
+        "isometry",
+        "tying_is_irrelevant_when_shallow",
+        "looped_residual",
+    ),
+    "One unit": ("latch", "folds", "error_surface"),
+    "Predicting the regime": (
+        "pascanu_certificate",
+        "criteria_disagree",
+        "nonnormal_transients",
+        "critical_line",
+        "depth_scales",
+        "predictor",
+    ),
+    "Chaos": (
+        "random_network_exponent",
+        "noise_suppresses_chaos",
+        "published_realisation",
+        "generic_maps",
+    ),
+    "Architectures and their memory": (
+        "architectures",
+        "gates_make_slow_modes",
+        "gated_mean_field",
+        "unitary_spectra",
+        "lru_ring",
+        "hippo",
+        "curse_of_memory",
+    ),
+    "Numerics": ("qr_interval", "parallel_solves", "dtype_horizons"),
+}
+NAMES = tuple(name for names in CHAPTERS.values() for name in names)
 
 
 def load(name: str) -> ModuleType:

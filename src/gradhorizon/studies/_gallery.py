@@ -2,21 +2,22 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 TIMES = "times.json"  # beside the records, which are the same bytes on every run
 
 
-def gallery(folder: Path, names: tuple[str, ...]) -> str:
+def gallery(folder: Path, chapters: Mapping[str, tuple[str, ...]]) -> str:
     """Compose figures/README.md from the stored records of the studies.
 
     Parameters
     ----------
     folder
         Where the .json files lie.
-    names
-        The studies in order; those without a record are left out.
+    chapters
+        The studies of each chapter in order; those without a record are left out.
 
     Returns
     -------
@@ -24,20 +25,20 @@ def gallery(folder: Path, names: tuple[str, ...]) -> str:
         Markdown: an overview with thumbnails, then for each study the picture, the question, the
         answer, the source, the command with its run time, and the checks.
     """
-    found = [name for name in names if (folder / f"{name}.json").exists()]
-    records = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in found]
     times = read_times(folder)
-    checks = sum(len(record["checks"]) for record in records)
-    parts = [
-        "# Gallery\n",
-        f"Made by `gradhorizon figures --all`: {len(records)} studies, {checks} numbers checked.\n",
-        "| | question |",
-        "|---|---|",
-        *map(_thumbnail, records),
-        "",
-    ]
-    parts += [_section(record, times.get(record["study"])) for record in records]
-    return "\n".join(parts)
+    overview, sections, studies, checks = [], [], 0, 0
+    for title, names in chapters.items():
+        found = [folder / f"{name}.json" for name in names]
+        records = [json.loads(p.read_text(encoding="utf-8")) for p in found if p.exists()]
+        if not records:
+            continue
+        studies += len(records)
+        checks += sum(len(record["checks"]) for record in records)
+        overview += [f"\n**{title}**\n", "| | |", "|---|---|", *map(_thumbnail, records)]
+        sections += [_section(record, times.get(record["study"])) for record in records]
+    made = "Made by `gradhorizon figures --all`"
+    head = ["# Gallery\n", f"{made}: {studies} studies, {checks} numbers checked."]
+    return "\n".join([*head, *overview, "", *sections])
 
 
 def read_times(folder: Path) -> dict[str, dict[str, int]]:
