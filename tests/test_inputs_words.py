@@ -20,7 +20,8 @@ def test_errors_are_composed_by_worded(path):
     texts = {
         ast.unparse(node.targets[0])
         for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("worded(")
+        if isinstance(node, ast.Assign)
+        and (ast.unparse(node.value).startswith("worded(") or "` must " in ast.unparse(node.value))
     }
     for node in ast.walk(tree):
         if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):

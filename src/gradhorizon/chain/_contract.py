@@ -225,7 +225,7 @@ def _warn_of_batch(step: Step, params: Any, h0: Any, x: Any) -> None:
     row, entry = _at_first(h0), _at_first(x)
     try:
         out = jax.eval_shape(step, params, row, entry)
-    except Exception:  # noqa: BLE001 - whatever it raises: it does not take one row
+    except Exception:  # whatever it raises: it does not take one row
         return
     if jax.tree.map(describe, out) == jax.tree.map(describe, row):
         (batch,) = next(iter(sizes))
