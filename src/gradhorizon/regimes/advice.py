@@ -6,11 +6,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradhorizon._record import Status
+from gradhorizon.cells.adapters._steps import GatedCellStep
+from gradhorizon.cells.chaos_free import ChaosFreeStep
 from gradhorizon.cells.gated import GruStep, LstmStep
+from gradhorizon.cells.minimal import MinGruStep, MinimalStep, MinLstmStep
 from gradhorizon.regimes.regime import Regime
 
 if TYPE_CHECKING:
     from gradhorizon.regimes.diagnose import Diagnosis
+
+_KEEPING_BIAS = {
+    LstmStep: "`forget_bias`",
+    GruStep: "`update_bias`",
+    MinimalStep: "`update_bias`",
+    MinGruStep: "`keep_bias`",
+    MinLstmStep: "`forget_bias`",
+    ChaosFreeStep: "`forget_bias`",
+}
 
 
 def advice(diagnosis: "Diagnosis") -> tuple[str, ...]:
@@ -67,12 +79,18 @@ def _change_of_parameters(diagnosis: "Diagnosis") -> list[str]:
     if not math.isfinite(rate):
         return ["Some step maps the whole state to zero: give it a path that keeps the state."]
     keep = diagnosis.threshold ** (1 / lag)  # factor per step that just survives the lag
-    if isinstance(diagnosis.step, (LstmStep, GruStep)) and rate < 0:
+    gate = _KEEPING_BIAS.get(type(diagnosis.step))
+    if gate is not None and rate < 0:
         bias = math.log(keep / (1 - keep))
-        gate = "forget_bias" if isinstance(diagnosis.step, LstmStep) else "update_bias"
         return [
-            f"Raise `{gate}`: a gate that keeps {keep:.4g} of the state per step survives "
+            f"Raise {gate}: a gate that keeps {keep:.4g} of the state per step survives "
             f"{lag} steps, which takes a bias of about {bias:.2f}."
+        ]
+    if isinstance(diagnosis.step, GatedCellStep) and rate < 0:
+        bias = math.log(keep / (1 - keep))
+        return [
+            f"Let the gate keep more, through its bias: a share of {keep:.4g} per step survives "
+            f"{lag} steps; a logistic gate is there at ±{bias:.2f}, by what it multiplies."
         ]
     if hasattr(diagnosis.step, "repeated_term"):
         way, factor = ("grow", -rate) if rate < 0 else ("shrink", rate)
