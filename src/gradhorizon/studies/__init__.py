@@ -33,6 +33,7 @@ CHAPTERS = {
     "Chaos": (
         "random_network_exponent",
         "noise_suppresses_chaos",
+        "chaotic_spectra",
         "published_realisation",
         "generic_maps",
     ),

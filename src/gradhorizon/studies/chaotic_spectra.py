@@ -1,0 +1,363 @@
+"""Whole Lyapunov spectra of random rate networks: how many directions grow, and how fast.
+
+τ dx/dt = -x + J tanh x + input, J Gaussian of variance g²/N without autapses (J_ii = 0), by the
+Runge-Kutta scheme; the unit of time is τ. The trace of -1 + J D is -N, whatever the state.
+"""
+
+import dataclasses
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+
+from gradhorizon import plots
+from gradhorizon.cells import maps
+from gradhorizon.cells.activations import tanh
+from gradhorizon.chain.jacobian import jacobian_chain
+from gradhorizon.products.lyapunov import lyapunov_spectrum
+from gradhorizon.studies._study import Check
+from gradhorizon.theory import random_network
+
+TITLE = "Chaos in random networks is extensive: over i/N, one spectrum for every size N"
+QUESTION = "How many directions of a chaotic network's gradient explode, and how many vanish?"
+SOURCE = (
+    "Engelken, Wolf & Abbott (arXiv:2006.02427), whose findings are quoted in words only; "
+    "largest exponent after Sompolinsky, Crisanti & Sommers 1988."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes, gains and strengths of the input, networks for each; times in units of τ."""
+
+    seed: int = 0
+    dt: float = 0.1
+    gain: float = 4.0
+    sizes: list[int] = dataclasses.field(default_factory=lambda: [96, 160, 256])
+    networks: list[int] = dataclasses.field(default_factory=lambda: [8, 6, 3])
+    gains: list[float] = dataclasses.field(default_factory=lambda: [2.0, 3.0, 6.0])
+    strengths: list[float] = dataclasses.field(default_factory=lambda: [1.0, 2.0, 4.0])
+    silent_gain: float = 0.8
+    middle: int = 160
+    burn_in: float = 40.0
+    duration: float = 120.0
+
+
+SMALL = Settings(
+    sizes=[96],
+    networks=[5],
+    gains=[1.5],
+    strengths=[4.0],
+    middle=96,
+    burn_in=20.0,
+    duration=50.0,
+)
+
+
+class Spectra(NamedTuple):
+    """Spectra of networks that differ in J only, in units of 1/τ, shapes (networks, …)."""
+
+    exponents: np.ndarray
+    errors: np.ndarray
+    dimensions: np.ndarray  # value and standard error
+    entropies: np.ndarray
+
+
+class Result(NamedTuple):
+    """Spectra by size, by gain and by strength of the input, and at the fixed point 0."""
+
+    settings: Settings
+    sizes: dict[int, Spectra]
+    gains: dict[float, Spectra]
+    strengths: dict[float, Spectra]
+    silent: np.ndarray
+    silent_theory: np.ndarray  # Re μ_i - 1, μ_i the eigenvalues of the same J
+
+
+def field(J: Any, x: Any, drive: Any) -> Array:
+    """Give dx/dt in units of τ."""
+    return -x + J @ tanh(x) + drive
+
+
+def matrix(size: int, gain: float, generator: np.random.Generator) -> np.ndarray:
+    """Draw J without autapses."""
+    J = gain / math.sqrt(size) * generator.standard_normal((size, size))
+    np.fill_diagonal(J, 0)
+    return J
+
+
+def compute(settings: Settings) -> Result:
+    """Run several networks of each kind."""
+    s = settings
+    sizes = {}
+    for n, count in zip(s.sizes, s.networks, strict=True):
+        sizes[n] = _spectra(n, s.gain, 0.0, count, s)
+    count = s.networks[s.sizes.index(s.middle)]
+    gains = {g: _spectra(s.middle, g, 0.0, count, s) for g in s.gains}
+    strengths = {v: _spectra(s.middle, s.gain, v, count, s) for v in s.strengths}
+    gains[s.gain] = strengths[0.0] = sizes[s.middle]
+    J = matrix(s.middle, s.silent_gain, np.random.default_rng(s.seed))
+    still = np.zeros((round((s.burn_in + s.duration) / s.dt), s.middle))
+    silent = _measure(J, still[0], still, s)[0] / s.dt
+    theory = random_network.silent_exponents(np.linalg.eigvals(J), leak=0.0)
+    return Result(
+        s, sizes, dict(sorted(gains.items())), dict(sorted(strengths.items())),
+        silent, np.sort(np.asarray(theory))[::-1],
+    )  # fmt: skip
+
+
+def _spectra(size: int, gain: float, strength: float, count: int, s: Settings) -> Spectra:
+    """Measure networks that are driven by white noise, held constant over each step."""
+    found = []
+    for network in range(count):
+        generator = np.random.default_rng([s.seed, network])
+        J = matrix(size, gain, generator)
+        start = generator.standard_normal(size)
+        noise = generator.standard_normal((round((s.burn_in + s.duration) / s.dt), size))
+        drive = strength / math.sqrt(s.dt) * noise
+        found.append(_measure(J, start, drive, s))
+    exponents, errors, dimensions, entropies = map(np.array, zip(*found, strict=True))
+    return Spectra(exponents / s.dt, errors / s.dt, dimensions, entropies / s.dt)
+
+
+def _measure(
+    J: np.ndarray, start: np.ndarray, drive: np.ndarray, s: Settings
+) -> tuple[np.ndarray, ...]:
+    """Give exponents, their errors, dimension and entropy rate, per step."""
+    chain = jacobian_chain(maps.rk4(field, s.dt), *map(jnp.asarray, (J, start, drive)))
+    half = round(s.burn_in / s.dt) // 2
+    found = lyapunov_spectrum(chain, state_burn_in=half, burn_in=half)
+    both = (found.exponents, found.standard_errors)
+    derived = (found.kaplan_yorke_dimension, found.entropy_rate)
+    return tuple(np.array(value) for value in (*both, *derived))
+
+
+def averaged(values: np.ndarray, errors: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Give the mean over networks and its standard error.
+
+    From the scatter between networks, or within each if that is larger.
+    """
+    within = np.sqrt(np.mean(np.square(errors), axis=0) / len(values))
+    between = np.std(values, axis=0, ddof=1) / math.sqrt(len(values))
+    return np.mean(values, axis=0), np.maximum(within, between)
+
+
+def per_unit(spectra: Spectra, name: str) -> tuple[float, float]:
+    """Give the mean dimension or entropy rate over N, with its standard error."""
+    mean, error = averaged(*getattr(spectra, name).T)
+    n = spectra.exponents.shape[1]
+    return float(mean) / n, float(error) / n
+
+
+def at(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Give each network's values at i/N = `shares`."""
+    n = values.shape[-1]
+    return np.array([np.interp(shares, (np.arange(n) + 0.5) / n, v) for v in values])
+
+
+def midpoints(exponents: np.ndarray) -> np.ndarray:
+    """Give (λ_i + λ_(N+1-i))/2, all -1 for a spectrum that is point-symmetric about -1/τ."""
+    return (exponents + exponents[..., ::-1]) / 2
+
+
+def size_allowance(size: int) -> float:
+    """Give how far λ_1 of a flow may lie below its value at N = ∞: an allowance, not a law."""
+    return 4 * size ** (-2 / 3)
+
+
+def checks(result: Result) -> list[Check]:
+    """Compare with the exact sums and fixed point, mean field, and what is known in words."""
+    return [
+        *_exact_checks(result),
+        *_rate_checks(result),
+        *_extensive_checks(result),
+        *_shape_checks(result),
+        *_trend_checks(result),
+    ]
+
+
+def _kinds(result: Result) -> list[tuple[str, float, float, Spectra]]:
+    """List what was run: label, gain, strength, spectra; each once."""
+    s = result.settings
+    kinds = [(f"N = {n}, g = {s.gain:g}", s.gain, 0.0, x) for n, x in result.sizes.items()]
+    for gain in s.gains:
+        kinds.append((f"N = {s.middle}, g = {gain:g}", gain, 0.0, result.gains[gain]))
+    for v in s.strengths:
+        label = f"N = {s.middle}, g = {s.gain:g}, σ = {v:g}"
+        kinds.append((label, s.gain, v, result.strengths[v]))
+    return kinds
+
+
+def _exact_checks(result: Result) -> list[Check]:
+    s = result.settings
+    found = []
+    for label, _, _, spectra in _kinds(result):
+        sums = spectra.exponents.mean(axis=1)
+        found.append(
+            Check(f"{label}: Σ λ_i/N, the network farthest from -1",
+                  float(sums[np.argmax(np.abs(sums + 1))]), -1.0, 10 * s.dt**4 / 120,
+                  "trace of -1 + J D, exact for the flow; the scheme adds dt⁴/120 for the leak "
+                  "alone, allowed is ten times that")
+        )  # fmt: skip
+    away = result.silent - result.silent_theory
+    # a pair of eigenvalues turns the frame, and the sum over a part of a turn is left over T
+    found.append(
+        Check(f"N = {s.middle}, g = {s.silent_gain:g}, fixed point 0: λ_i, rms distance from Re "
+              "μ_i - 1", float(np.sqrt(np.mean(away**2))), 0.0, 2 / s.duration,
+              "eigenvalues μ_i of the same J; O(1/T)")
+    )  # fmt: skip
+    return found
+
+
+def _rate_checks(result: Result) -> list[Check]:
+    found = []
+    for label, gain, strength, spectra in _kinds(result):
+        mean, error = averaged(spectra.exponents[:, 0], spectra.errors[:, 0])
+        expected = random_network.largest_exponent(gain, leak=0.0, noise_variance=strength**2)
+        found.append(
+            Check(f"{label}: λ_1", float(mean), float(expected),
+                  4 * float(error) + size_allowance(spectra.exponents.shape[1]),
+                  "mean field, N → ∞; four standard errors and 4 N^(-2/3)")
+        )  # fmt: skip
+    return found
+
+
+def _extensive_checks(result: Result) -> list[Check]:
+    s, found = result.settings, []
+    last = result.sizes[s.sizes[-1]]
+    shares = np.linspace(0.1, 0.9, 9)
+    final, final_error = averaged(at(last.exponents, shares), at(last.errors, shares))
+    for n in s.sizes[:-1]:
+        mean, error = averaged(*(at(x, shares) for x in result.sizes[n][:2]))
+        away = mean - final
+        worst = int(np.argmax(np.abs(away)))
+        allowed = 4 * float(np.hypot(error, final_error)[worst]) + s.gain / n
+        found.append(
+            Check(f"g = {s.gain:g}: spectra over i/N, N = {n} less N = {s.sizes[-1]}, where "
+                  "farthest apart", float(away[worst]), 0.0, allowed,
+                  "extensive: one curve as N → ∞; four standard errors and g/N")
+        )  # fmt: skip
+    return found
+
+
+def _shape_checks(result: Result) -> list[Check]:
+    found = []
+    for label, gain, _, spectra in _kinds(result):
+        n = spectra.exponents.shape[1]
+        middle = midpoints(spectra.exponents).mean(axis=0)
+        found.append(
+            Check(f"{label}: midpoint of λ_i and λ_(N+1-i), rms distance from -1",
+                  float(np.sqrt(np.mean((middle + 1) ** 2))), 0.0, gain / n,
+                  "point symmetry about -1/τ as N → ∞; g/N")
+        )  # fmt: skip
+    return found
+
+
+def _trend_checks(result: Result) -> list[Check]:
+    s, found = result.settings, []
+    for key, name in (("dimensions", "Kaplan-Yorke dimension"), ("entropies", "entropy rate")):
+        for n, following in itertools.pairwise(s.sizes):
+            (first, a), (final, b) = (per_unit(result.sizes[m], key) for m in (n, following))
+            found.append(
+                Check(f"{name} per unit, N = {n} less N = {following}", first - final, 0.0,
+                      4 * math.hypot(a, b), "extensive; four standard errors")
+            )  # fmt: skip
+        strong, driven = max(result.strengths), result.strengths
+        found.append(
+            Check(f"{name}: sign of its change from σ = 0 to {strong:g}",
+                  _sign(driven[0.0], driven[strong], key), -1.0, 0.0,
+                  "fluctuating input reduces chaos")
+        )  # fmt: skip
+        low, high = min(result.gains), max(result.gains)
+        found.append(
+            Check(f"{name}: sign of its change from g = {low:g} to {high:g}",
+                  _sign(result.gains[low], result.gains[high], key), 1.0, 0.0,
+                  "rises from the onset")
+        )  # fmt: skip
+    return found
+
+
+def _sign(first: Spectra, last: Spectra, key: str) -> float:
+    """Give the sign of a change of the same networks that passes two standard errors, else 0."""
+    (before, a), (after, b) = (getattr(spectra, key).T for spectra in (first, last))
+    change, error = averaged(after - before, np.hypot(a, b))
+    return float(np.sign(change)) * float(abs(change) > 2 * error)
+
+
+def answer(result: Result) -> str:
+    """Say what the figure shows."""
+    s = result.settings
+    n = s.sizes[-1]
+    last = result.sizes[n]
+    grow = float(np.mean(np.sum(last.exponents > 0, axis=1)))
+    shares = [per_unit(result.sizes[m], "dimensions") for m in s.sizes]
+    by_size = ", ".join(f"{v:.3f} ± {e:.3f}" for v, e in shares)
+    rates = [per_unit(result.strengths[v], "entropies")[0] for v in result.strengths]
+    return (
+        f"Few explode: at g = {s.gain:g} and N = {n}, {grow:.0f} directions grow and "
+        f"{n - grow:.0f} shrink; the mean of all rates is "
+        f"{last.exponents.mean():.6f}/τ (exactly -1). The dimension per unit is {by_size} at N = "
+        f"{', '.join(str(m) for m in s.sizes)}; an input of strength {max(result.strengths):g} "
+        f"lowers the entropy rate per unit from {rates[0]:.4f} to {rates[-1]:.4f} nats/τ."
+    )
+
+
+def draw(result: Result) -> Figure:
+    """Draw the spectra over i/N, and dimension and entropy over gain and input."""
+    figure, panels = plots.new_figure(8.4, 3.5, ncols=3, width_ratios=[1.3, 1, 1])
+    with plots.style():
+        _draw_spectra(panels[0], result)
+        s = result.settings
+        _draw_shares(panels[1], result.gains, "gain g", f"without input, N = {s.middle}", result)
+        _draw_shares(
+            panels[2],
+            result.strengths,
+            "white noise of strength σ",
+            f"input at g = {s.gain:g}",
+            result,
+        )
+        figure.suptitle(TITLE, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+SHADES = [plots.COLORS[c] for c in ("orange", "violet", "blue")]
+RED, BLUE, GRAY = (plots.COLORS[c] for c in ("red", "blue", "gray"))
+
+
+def _draw_spectra(axes: Any, result: Result) -> None:
+    s = result.settings
+    for row, (n, color) in enumerate(zip(s.sizes, SHADES, strict=False)):
+        shares = (np.arange(n) + 0.5) / n
+        mean = result.sizes[n].exponents.mean(axis=0)
+        axes.plot(shares, mean, "o", color=color, markersize=2.5)
+        axes.text(0.97, 0.78 - 0.075 * row, f"N = {n}", transform=axes.transAxes, color=color,
+                  fontsize=8, ha="right")  # fmt: skip
+        if n == s.sizes[-1]:
+            axes.plot(1 - shares, -2 - mean, color="black", linewidth=0.8)
+    axes.axhline(0, color=GRAY, linewidth=0.8)
+    axes.axhline(-1, color=GRAY, linewidth=0.8, linestyle=(0, (4, 2)))
+    turned = f"points: g = {s.gain:g}\nline: N = {s.sizes[-1]} turned\naround (½, −1/τ)"
+    axes.text(0.03, 0.05, turned, transform=axes.transAxes, fontsize=7.5)
+    axes.set_title("one spectrum for all N")
+    axes.set_xlabel("i/N")
+    axes.set_ylabel("λᵢ (1/τ)")
+
+
+def _draw_shares(axes: Any, spectra: Any, label: str, title: str, result: Result) -> None:
+    places = list(spectra)
+    falls = spectra is result.strengths
+    looks = (("dimensions", BLUE, 1, "dimension/N"),
+             ("entropies", RED, 10, "10 × entropy rate/N"))  # fmt: skip
+    for row, (key, color, factor, text) in enumerate(looks):
+        found = np.transpose([per_unit(spectra[p], key) for p in places]) * factor
+        axes.errorbar(places, *found, fmt="o-", color=color, markersize=3.5, linewidth=1)
+        axes.text(0.98, (0.93 if falls else 0.12) - 0.08 * row, text, transform=axes.transAxes,
+                  color=color, fontsize=8, ha="right")  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.set_title(title)
+    axes.set_xlabel(label)
+    axes.set_ylabel("per unit (entropy: nats/τ)")
