@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from gradhorizon import plots
 from gradhorizon.cells import maps
 from gradhorizon.chain.jacobian import jacobian_chain
-from gradhorizon.products.lyapunov import lyapunov_spectrum
+from gradhorizon.products.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from gradhorizon.studies._study import Check
 
 TITLE = "The exponents of nine textbook systems come out, each within its error bar"
@@ -58,6 +59,29 @@ CASES = {
 }  # fmt: skip
 
 
+class Fixed(NamedTuple):
+    """A fixed point in closed form, where the exponents are those of one matrix."""
+
+    point: tuple[float, ...]
+    matrix: list[list[float]]  # the derivative there, of a flow that of its field
+    steps: int  # few enough that rounding does not carry the orbit away
+    burn_in: int  # enough for an aligned frame
+
+
+def _rossler_point() -> Fixed:
+    a, b, c = 0.2, 0.2, 5.7
+    x = (c - math.sqrt(c * c - 4 * a * b)) / 2
+    return Fixed((x, -x / a, x / a), [[0, -1, -1], [1, a, 0], [x / a, 0, x - c]], 400, 400)
+
+
+FIXED = {
+    "logistic": Fixed((0.0,), [[4]], 20_000, 100),
+    "standard": Fixed((0.0, 0.0), [[11, 1], [10, 1]], 3_000, 100),
+    "lorenz": Fixed((0.0, 0.0, 0.0), [[-10, 10, 0], [28, -1, 0], [0, 0, -8 / 3]], 20_000, 10_000),
+    "rossler": _rossler_point(),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Which systems, and by how much their runs are shortened."""
@@ -84,17 +108,17 @@ class Result(NamedTuple):
 
     settings: Settings
     measured: dict[str, Measured]
+    fixed: dict[str, np.ndarray]  # exponents at the fixed points, per step
 
 
 def compute(settings: Settings) -> Result:
-    """Run every system."""
-    found = {}
+    """Run every system, and those with a fixed point in closed form once more from there."""
+    found, fixed = {}, {}
     for name in settings.systems:
         case = CASES[name]
         system = case.make()
         steps = case.steps // settings.shorten
-        chain = jacobian_chain(*system, length=steps + case.burn_in)
-        spectrum = lyapunov_spectrum(chain, burn_in=case.burn_in, windows=64)
+        spectrum = _spectrum(system, steps, case.burn_in)
         found[name] = Measured(
             np.asarray(spectrum.exponents) / system.dt,
             np.asarray(spectrum.standard_errors) / system.dt,
@@ -102,7 +126,26 @@ def compute(settings: Settings) -> Result:
             np.cumsum(np.asarray(spectrum.window_lengths)) * system.dt,
             steps * system.dt,
         )
-    return Result(settings, found)
+        if name in FIXED:
+            still = system._replace(h0=jnp.asarray(FIXED[name].point, system.h0.dtype))
+            spectrum = _spectrum(still, FIXED[name].steps, FIXED[name].burn_in)
+            fixed[name] = np.asarray(spectrum.exponents)
+    return Result(settings, found, fixed)
+
+
+def _spectrum(system: maps.System, steps: int, burn_in: int) -> LyapunovSpectrum:
+    chain = jacobian_chain(*system, length=steps + burn_in)
+    return lyapunov_spectrum(chain, burn_in=burn_in, windows=64)
+
+
+def fixed_exponents(name: str) -> np.ndarray:
+    """Give ln|μ_i| of a map, ln|R(dt μ_i)| of a flow, R(z) = 1 + z + z²/2 + z³/6 + z⁴/24."""
+    dt = CASES[name].make().dt
+    factors = np.linalg.eigvals(np.array(FIXED[name].matrix, float))
+    if name in ("lorenz", "rossler"):
+        z = dt * factors
+        factors = 1 + z * (1 + z / 2 * (1 + z / 3 * (1 + z / 4)))
+    return np.sort(np.log(np.abs(factors)))[::-1]
 
 
 def tolerance(name: str, measured: Measured, index: int) -> float:
@@ -132,6 +175,7 @@ def checks(result: Result) -> list[Check]:
                 Check(f"{case.label}: Σ λ_i", float(measured.exponents.sum()), case.total,
                       case.total_error, "exact: the constant divergence or determinant")
             )  # fmt: skip
+    found += _fixed_checks(result)
     if "standard" in result.measured:
         measured = result.measured["standard"]
         found.append(
@@ -145,6 +189,21 @@ def checks(result: Result) -> list[Check]:
         found.append(
             Check("Lorenz flow: Kaplan-Yorke dimension", float(dimension), 2.062,
                   4 * float(measured.errors[0]) / 14.57 + 1e-3, "2 + (λ_1 + λ_2)/|λ_3|")
+        )  # fmt: skip
+    return found
+
+
+def _fixed_checks(result: Result) -> list[Check]:
+    found = []
+    for name, exponents in result.fixed.items():
+        known = fixed_exponents(name)
+        # a complex pair turns in its plane: only the sum of both is the same at all times
+        whole = np.append(known[:-1] - known[1:] > 1e-9, True)
+        away = np.cumsum(exponents - known)[whole]
+        found.append(
+            Check(f"{CASES[name].label}, at a fixed point: λ_1 + … + λ_j per step, largest error",
+                  float(np.max(np.abs(away))), 0.0, 1e-10,
+                  "eigenvalues of the derivative there; those of the scheme for a flow")
         )  # fmt: skip
     return found
 
