@@ -75,6 +75,7 @@ def test_bars_mean_the_same_at_the_ends_of_the_range(power):
     assert np.all(error <= 10 * EPS * np.maximum(200, np.abs(shifted)))
 
 
+@pytest.mark.filterwarnings("ignore:The matrices have entries below:gradhorizon.PrecisionWarning")
 def test_subnormal_entries_are_read_not_flushed():
     """5e-324 = 2^-1074: its powers have exact logarithms; and a whole matrix of such numbers."""
     smallest = values_of(np.full((50, 1, 1), 5e-324))
