@@ -204,12 +204,15 @@ def _exact_checks(result: Result) -> list[Check]:
                   "alone, allowed is ten times that")
         )  # fmt: skip
     away = result.silent - result.silent_theory
-    # a pair of eigenvalues turns the frame, and the sum over a part of a turn is left over T
-    found.append(
-        Check(f"N = {s.middle}, g = {s.silent_gain:g}, fixed point 0: λ_i, rms distance from Re "
-              "μ_i - 1", float(np.sqrt(np.mean(away**2))), 0.0, 2 / s.duration,
-              "eigenvalues μ_i of the same J; O(1/T)")
-    )  # fmt: skip
+    label = f"N = {s.middle}, g = {s.silent_gain:g}, fixed point 0"
+    found += [
+        # a pair of eigenvalues turns the frame, and the sum over a part of a turn is left over T
+        Check(f"{label}: λ_i, rms distance from Re μ_i - 1", float(np.sqrt(np.mean(away**2))), 0.0,
+              2 / s.duration, "eigenvalues μ_i of the same J; O(1/T)"),
+        Check(f"{label}: mean of (λ_i + 1)²", float(np.mean((result.silent + 1) ** 2)),
+              s.silent_gain**2 / 4, 4 * s.silent_gain**2 * math.sqrt(3) / 2 / s.middle,
+              "semicircle of radius g; four standard deviations over all J, √3 g²/2N each"),
+    ]  # fmt: skip
     return found
 
 
