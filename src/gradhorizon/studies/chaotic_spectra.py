@@ -136,7 +136,7 @@ def _measure(
     return tuple(np.array(value) for value in (*both, *derived))
 
 
-def averaged(values: np.ndarray, errors: Any) -> tuple[np.ndarray, np.ndarray]:
+def averaged(values: np.ndarray, errors: np.ndarray) -> tuple[Any, Any]:
     """Give the mean over networks and its standard error.
 
     From the scatter between networks, or within each if that is larger.
