@@ -22,6 +22,8 @@ from gradhorizon.chain.unroll import status_of
 from gradhorizon.products import _flag, _pairs, _statistics
 from gradhorizon.products._statistics import Estimate
 
+_MEANINGFUL = 0.1  # nats per step: an estimate of rounding beyond it says only that digits are lost
+
 
 @record
 class LyapunovSpectrum:
@@ -51,7 +53,8 @@ class LyapunovSpectrum:
     factorizations
         How often the frame was factorized: T with an interval of one step.
     converged
-        Whether the digits are safe and both halves of the run agree.
+        Whether the digits are safe and both halves of the run agree. Digits are judged by the
+        determinants for k = n; for k < n no `rounding_errors` may pass 0.1, a weaker test.
     rank_cap
         The structural rank: at most this many exponents can be finite.
     status
@@ -246,7 +249,7 @@ def _summarize(
     if k == n:
         counted = jnp.maximum(passage.det_steps, 1).astype(dtype)
         residual = jnp.where(passage.rank_cap < n, 0, jnp.abs(passage.det_gap) / counted)
-    settled = _statistics.settled(rates, errors, steps) & _safe(residual, avoidable)
+    settled = _statistics.settled(rates, errors, steps) & _safe(residual, avoidable, loss)
     _, index = status_of(finite_steps(chain), Status.OK)
     first = earliest(passage.first_bad_step, jnp.where(index < 0, -1, index + 1))
     good = first < 0
@@ -272,14 +275,19 @@ def _summarize(
     )
 
 
-def _safe(residual: Float[Array, ""], avoidable: Float[Array, " k"]) -> Bool[Array, ""]:
-    """Say whether intervals of more than one step left the digits alone.
+def _safe(
+    residual: Float[Array, ""], avoidable: Float[Array, " k"], loss: Float[Array, " k"]
+) -> Bool[Array, ""]:
+    """Say whether the digits are safe: by the determinants, or by the estimates without them.
 
-    At one step the estimate is pessimistic and nothing could be done better.
+    What intervals of more than one step lose is avoidable, and must be small. What one step
+    loses is not, and its estimate is pessimistic: the determinants judge it, and where there are
+    none (k < n), only an estimate beyond its own range of meaning counts.
     """
     tolerance = 1e-6 if jnp.finfo(residual.dtype).bits == 64 else 1e-3
-    by_det = jnp.isnan(residual) | (residual <= tolerance * avoidable.shape[0])
-    return by_det & jnp.all(avoidable <= tolerance)
+    by_det = residual <= tolerance * avoidable.shape[0]
+    by_estimate = jnp.isnan(residual) & jnp.all(loss <= _MEANINGFUL)
+    return (by_det | by_estimate) & jnp.all(avoidable <= tolerance)
 
 
 def _empty(chain: JacobianChain, k: int) -> LyapunovSpectrum:
