@@ -203,7 +203,7 @@ def batch_norm():
     [
         (lambda f: f(batch_norm(), 2, h0=jnp.zeros(3)), ValueError, "keep no statistics in an"),
         (lambda f: f(eqx.nn.MLP(2, 3, 4, 1, key=KEY)), ValueError, "called with .x.*causal step"),
-        (lambda f: f(eqx.nn.GRUCell), TypeError, "`cell` must be an equinox module.*Build it first"),
+        (lambda f: f(eqx.nn.GRUCell), TypeError, "`cell` must be an equinox module.*Build it"),
         (lambda f: f(jnp.tanh), TypeError, "`cell` must be an equinox module"),
         (lambda f: f(Readout(jnp.eye(3)), 3), ValueError, "`h0` must be given for Readout"),
         (lambda f: f(Readout(jnp.eye(3)), h0=jnp.zeros(3)), ValueError, "`inputs` must be given"),

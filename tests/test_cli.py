@@ -149,7 +149,7 @@ def test_figures_lists_and_refuses(tmp_path):
     done = run("figures", "dept", cwd=tmp_path)
     assert done.returncode == 2
     assert "`name` must be one of depth, repetition, " in done.stderr
-    assert "Received dept" in done.stderr
+    assert "Received 'dept'. Did you mean 'depth'?" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

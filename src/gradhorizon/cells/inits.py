@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from gradhorizon import _eigenvalues
 from gradhorizon._checks import require_integer, require_positive, worded
 
 Initializer = Callable[[Any, tuple[int, ...], Any], Array]
@@ -145,7 +146,7 @@ def sparse(nonzeros: int, *, spectral_radius: Any = 1.0) -> Initializer:
         entries = jnp.where(order < nonzeros, jax.random.normal(values, (rows, columns), dtype), 0)
         with jax.default_matmul_precision("highest"):
             if rows == columns:
-                size = jnp.max(jnp.abs(jnp.linalg.eigvals(entries)))
+                size = _eigenvalues.spectral_radius(entries)
             else:
                 size = jnp.linalg.norm(entries, ord=2)
         return entries * (jnp.asarray(spectral_radius, dtype) / size.astype(dtype))

@@ -168,6 +168,8 @@ def _checked(lags: Any, length: int) -> tuple[int, ...]:
     """Give the lags as a tuple of integers inside 0 … T."""
     if not hasattr(lags, "__len__"):
         raise TypeError(worded("lags", "be a sequence of integers", repr(lags)))
+    if isinstance(lags, (str, bytes)) or np.ndim(lags) != 1:
+        raise TypeError(worded("lags", "be a sequence of integers", repr(lags)))
     if len(lags) == 0:
         raise ValueError(worded("lags", "name at least one lag", "none"))
     return tuple(require_integer(f"lags[{i}]", k, 0, length) for i, k in enumerate(lags))

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array
 
+from gradhorizon import _eigenvalues
+
 
 @sequential_vmap
 def spectral_radius(matrix: Array) -> Array:
     """Give max |eigenvalue|; NaN for a matrix that is not finite."""
-    return jnp.max(jnp.abs(jnp.linalg.eigvals(matrix)))
+    return _eigenvalues.spectral_radius(matrix)
 
 
 @sequential_vmap

@@ -25,6 +25,7 @@ from gradhorizon._checks import (
     worded,
 )
 from gradhorizon._compiled import compiled
+from gradhorizon._eigenvalues import spectral_radius
 from gradhorizon._record import jsonable, record
 from gradhorizon.chain._given import PrecisionWarning
 from gradhorizon.theory import bounds
@@ -141,9 +142,10 @@ class MatrixCriteria:
         """How far the powers grow before they decay, or nothing if σ_1 ≤ 1."""
         if float(self.singular_values[0]) <= 1 + self._rounding:
             return ""
-        peak, time = np.exp(float(self.log_transient_peak)), int(self.transient_time)
+        peak, time = float(self.transient_peak), int(self.transient_time)
+        size = f"{peak:.4g}" if np.isfinite(peak) else f"e^{float(self.log_transient_peak):.4g}"
         last = "" if float(self.log_last_power) <= 0 else " (the largest of the first 512)"
-        return f"first grow up to {peak:.4g}-fold, at step {time}{last}"
+        return f"first grow up to {size}-fold, at step {time}{last}"
 
     @property
     def _bound(self) -> str:
@@ -248,7 +250,7 @@ def _analyze(matrix: Float[Array, "n n"], slope_bound: Float[Array, ""]) -> Matr
 def _numbers(matrix: Array, slope_bound: Array) -> dict[str, Array]:
     transient, resolvent = bounds.transient_growth(matrix), bounds.resolvent(matrix)
     return {
-        "spectral_radius": jnp.max(jnp.abs(jnp.linalg.eigvals(matrix))),
+        "spectral_radius": spectral_radius(matrix),
         "singular_values": jnp.linalg.svd(matrix, compute_uv=False),
         "henrici_departure": bounds.henrici_departure(matrix),
         "numerical_radius": bounds.numerical_radius(matrix),

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gradhorizon import _eigenvalues
 from gradhorizon._checks import describe, is_concrete, require_positive, worded
 
 
@@ -59,7 +60,7 @@ def rescale(
         raise ValueError(worded("spectral_radius", "be given alone", both, remedy))
     if spectral_radius is not None:
         require_positive("spectral_radius", spectral_radius)
-        size, wanted = jnp.max(jnp.abs(jnp.linalg.eigvals(matrix))), spectral_radius
+        size, wanted = _eigenvalues.spectral_radius(matrix), spectral_radius
     else:
         require_positive("largest_singular_value", largest_singular_value)
         size, wanted = jnp.linalg.norm(matrix, ord=2), largest_singular_value

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from gradhorizon._eigenvalues import eigenvalues
 from gradhorizon.theory._square import square
 
 _RADII, _ANGLES, _EIGENVALUES = 16, 16, 16
@@ -175,7 +176,7 @@ def _search(matrix: Float[Array, "n n"]) -> Resolvent:
     """Scan the plane, climb from the best angles, and decide with exact singular values."""
     dtype, n = matrix.dtype, matrix.shape[0]
     rounding = float(jnp.finfo(dtype).eps)
-    eigenvalues = jnp.linalg.eigvals(matrix)
+    spectrum = eigenvalues(matrix)
     noise = n * rounding * jnp.linalg.norm(matrix, ord=2)
 
     def height(log_excess: Array, smallest: Array) -> Array:
@@ -184,7 +185,7 @@ def _search(matrix: Float[Array, "n n"]) -> Resolvent:
         quotient = (excess - 4 * rounding) / (smallest + noise + n * rounding * (1 + excess))
         return jnp.where(excess == 0, -smallest, quotient)
 
-    angles, logs = _angles(eigenvalues), _log_excesses(eigenvalues)
+    angles, logs = _angles(spectrum), _log_excesses(spectrum)
     smallest, vectors = lax.map(lambda angle: _ray(matrix, logs, angle), angles)
     heights = jax.vmap(jax.vmap(height), in_axes=(None, 0))(logs, smallest)
     outside = heights[:, :-1]
@@ -204,25 +205,25 @@ def _search(matrix: Float[Array, "n n"]) -> Resolvent:
     # a circle that no perturbation of the size of rounding can cross, with eigenvalues outside
     radii = 1 + jnp.exp(logs)
     clear = jnp.min(smallest, axis=0) > noise + n * rounding * radii
-    unstable = jnp.any(clear & (radii < jnp.max(jnp.abs(eigenvalues))))
+    unstable = jnp.any(clear & (radii < jnp.max(jnp.abs(spectrum))))
     value = jnp.where(unstable, jnp.inf, jnp.maximum(largest, 1))  # 1 is the limit |z| → ∞
     return Resolvent(value.astype(dtype), distance.astype(dtype))
 
 
-def _angles(eigenvalues: Array) -> Float[Array, " angles"]:
+def _angles(spectrum: Array) -> Float[Array, " angles"]:
     """Give even angles in [0, π] and those of the largest eigenvalues."""
-    moduli, arguments = jnp.abs(eigenvalues), jnp.abs(jnp.angle(eigenvalues))
+    moduli, arguments = jnp.abs(spectrum), jnp.abs(jnp.angle(spectrum))
     even = jnp.asarray(np.linspace(0, math.pi, _ANGLES), moduli.dtype)
     return jnp.concatenate([even, arguments[jnp.argsort(-moduli)[:_EIGENVALUES]]])
 
 
-def _log_excesses(eigenvalues: Array) -> Float[Array, " radii"]:
+def _log_excesses(spectrum: Array) -> Float[Array, " radii"]:
     """Give ln(|z| - 1) from far outside to the unit circle, where it is -∞.
 
     A defective eigenvalue of multiplicity k at distance d makes the peak at |z| - 1 = d/(k - 1);
     the grid reaches a third of that for k = n.
     """
-    moduli = jnp.abs(eigenvalues)
+    moduli = jnp.abs(spectrum)
     floor = 64 * float(jnp.finfo(moduli.dtype).eps)
     low = jnp.log(jnp.maximum(1 - jnp.max(moduli), floor) / (3 * moduli.size))
     share = jnp.asarray(np.linspace(0, 1, _RADII), moduli.dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from gradhorizon._eigenvalues import eigenvalues
 from gradhorizon.theory._square import square
 
 _ANGLES, _POLISHES = 16, 8
@@ -48,7 +49,7 @@ def henrici_departure(A: Any) -> Float[Array, ""]:
     5.0
     """
     matrix = square(A)
-    moduli = jnp.abs(jnp.linalg.eigvals(matrix))
+    moduli = jnp.abs(eigenvalues(matrix))
     return jnp.sqrt(jnp.maximum(jnp.sum(matrix**2) - jnp.sum(moduli**2), 0))
 
 
