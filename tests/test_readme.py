@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gradhorizon as gh
+from gradhorizon import studies
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,3 +55,7 @@ def test_names_exist(name):
     value = gh
     for part in name.strip(".").split("."):
         value = getattr(value, part)
+
+
+def test_the_gallery_has_as_many_figures_as_it_says():
+    assert f"{len(studies.NAMES)} figures" in README
