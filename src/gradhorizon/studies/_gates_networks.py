@@ -124,7 +124,7 @@ def density(cloud: Cloud, points: np.ndarray) -> np.ndarray:
     return (cloud.gain**2 * mean).reshape(points.shape)
 
 
-def chrono_law(longest: float, lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def chrono_law(longest: int, lags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give mean and variance of σ(b)^{2k} = (u/(1 + u))^{2k} for u uniform on [1, T - 1]."""
     u = np.linspace(1, longest - 1, 20_001)
     powers = np.exp(-2 * lags[:, None] * np.log1p(1 / u))
@@ -132,7 +132,7 @@ def chrono_law(longest: float, lags: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return mean, np.trapezoid(powers**2, u, axis=1) / (longest - 2) - mean**2
 
 
-def chrono_distance(longest: float, constants: np.ndarray) -> float:
+def chrono_distance(longest: int, constants: np.ndarray) -> float:
     """Give the Kolmogorov distance of time constants from their law: P(τ < t) = (u - 1)/(T - 2).
 
     τ = 1/ln(1 + 1/u), so that u = 1/(e^{1/t} - 1): nearly uniform up to T.
