@@ -65,10 +65,14 @@ def test_jacobian_is_identity_plus_the_scaled_block():
 
 def test_the_skip_connection_keeps_everything_and_the_block_is_the_detour():
     network = case("residual")
-    paths = gh.state_paths(gh.jacobian_chain(network.step, network.params, network.h0, network.xs))
+    chain = gh.jacobian_chain(network.step, network.params, network.h0, network.xs)
+    paths, J = gh.state_paths(chain), np.asarray(chain.matrices())
     direct, total = paths.path("h", "h")
     assert direct.tolist() == [0.0] * len(paths.lags)
-    assert not np.allclose(total, 0, atol=1e-3)
+    products = [np.linalg.multi_dot([*J[::-1][:k], np.eye(4)]) for k in paths.lags]
+    sizes = np.log([np.linalg.norm(product) / 2 for product in products])  # over √n, n = 4
+    assert np.max(np.abs(total - sizes)) <= 100 * EPS
+    assert np.max(np.abs(sizes)) > 0.1  # there is a detour to be seen
     assert np.all(np.isinf(paths.time_constants))
 
 
