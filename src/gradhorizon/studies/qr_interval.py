@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from gradhorizon import plots
 from gradhorizon.products.lyapunov import lyapunov_spectrum
 from gradhorizon.products.singular import singular_spectrum
+from gradhorizon.studies import _qr_rounding as rounding
+from gradhorizon.studies._qr_rounding import Recipe, common_recipe
 from gradhorizon.studies._study import Check
 
 TITLE = "Orthonormalized too rarely, the lower Lyapunov exponents are rounding noise, silently"
@@ -61,29 +63,36 @@ class Result(NamedTuple):
     """Spectra by interval, in nats per step."""
 
     settings: Settings
-    log_det: float  # mean ln |det J_t|
-    double: dict[int, np.ndarray]  # the common recipe in float64
-    single: dict[int, np.ndarray]  # and in float32
+    log_dets: np.ndarray  # ln |det J_t|, (T,)
+    rows: np.ndarray  # norms of the rows of J_t, (T, N)
+    double: dict[int, Recipe]  # the common recipe in float64
+    single: dict[int, Recipe]  # and in float32
     own: dict[str, Own]  # the package, by interval and "auto"
     sums: np.ndarray  # Σ ln R_ii of QR at every step over the last steps, (lags, N)
     singular: np.ndarray  # ln σ_i of the same products, (lags, N)
     example: tuple[float, float]  # ln R_11 and ln σ_1 of two factors
+
+    @property
+    def log_det(self) -> float:
+        """Mean ln |det J_t|, the exact sum of all exponents."""
+        return float(self.log_dets.mean())
 
 
 def compute(settings: Settings) -> Result:
     """Run one chain through the common recipe and through the package."""
     s = settings
     J = network_chain(s)
-    log_det = float(np.mean(np.linalg.slogdet(J)[1]))
+    log_dets, rows = np.linalg.slogdet(J)[1], np.linalg.norm(J, axis=2)
     double = {k: common_recipe(J, k) for k in s.intervals}
     single = {k: common_recipe(J.astype(np.float32), k) for k in s.intervals}
     own = {str(k): _own(J, k) for k in [*s.own, "auto"]}
-    sums = np.array([common_recipe(J[-lag:], 1, ordered=False) * lag for lag in s.lags])
+    sums = np.array([common_recipe(J[-lag:], 1).sums for lag in s.lags])
     singular = singular_spectrum(jnp.asarray(J[-s.lags[-1] :]), lags=s.lags)
     pair = np.array([[[1.0, 1.0], [0.0, 1.0]], [[2.0, 0.0], [0.0, 0.5]]])
     largest = math.log(np.linalg.norm(pair[1] @ pair[0], 2))
-    example = (2 * float(common_recipe(pair, 1)[0]), largest)
-    return Result(s, log_det, double, single, own, sums, np.asarray(singular.log_values), example)
+    example = (float(common_recipe(pair, 1).sums[0]), largest)
+    values = np.asarray(singular.log_values)
+    return Result(s, log_dets, rows, double, single, own, sums, values, example)
 
 
 def network_chain(s: Settings) -> np.ndarray:
@@ -96,19 +105,6 @@ def network_chain(s: Settings) -> np.ndarray:
         h = np.tanh(W @ h)
         factors.append((1 - h**2)[:, None] * W)
     return np.array(factors[s.burn_in :])
-
-
-def common_recipe(J: np.ndarray, every: int, *, ordered: bool = True) -> np.ndarray:
-    """Give exponents by QR of a frame after every `every` steps, as textbooks have it."""
-    frame = np.eye(J.shape[1], dtype=J.dtype)
-    sums = np.zeros(J.shape[1])
-    whole = len(J) // every * every
-    for t in range(whole):
-        frame = J[t] @ frame
-        if (t + 1) % every == 0:
-            frame, triangle = np.linalg.qr(frame)
-            sums += np.log(np.abs(np.diag(triangle)).astype(float))
-    return np.sort(sums / whole)[::-1] if ordered else sums / whole
 
 
 def _own(J: np.ndarray, every: Any) -> Own:
@@ -124,45 +120,80 @@ def floor(exponents: np.ndarray, every: int, dtype: Any) -> float:
     return float(exponents[0] + math.log(np.finfo(dtype).eps / 2) / every)
 
 
+def last_exponent(result: Result, every: int, dtype: Any) -> rounding.Expected | None:
+    """Give the last exponent that rounding leaves, per step; None if more than that is left."""
+    recipe = _spectra(result)[dtype][every]
+    exact = result.double[1].exponents
+    rows = result.rows[every - 1 : recipe.steps : every]
+    resolved = int(np.sum(exact > floor(exact, every, dtype)))
+    value, tolerance = rounding.lost_entry(recipe, rows, dtype, resolved)
+    if every * exact[-1] > value - 2 * tolerance:
+        return None
+    return rounding.Expected(value / every, tolerance / every)
+
+
+def _spectra(result: Result) -> dict[Any, dict[int, Recipe]]:
+    return {np.float64: result.double, np.float32: result.single}
+
+
 def checks(result: Result) -> list[Check]:
     """Compare recipes with the determinant, the floor and one another."""
     return [*_recipe_checks(result), *_own_checks(result), *_singular_checks(result)]
 
 
 def _recipe_checks(result: Result) -> list[Check]:
-    s, exact = result.settings, result.double[1]
-    last = s.intervals[-1]
-    spread = float(exact[0] - exact[-1])
+    exact, last = result.double[1].exponents, result.double[result.settings.intervals[-1]]
+    every = last.steps // len(last.log_last)
+    overlap = 4 * math.pi / 2 / math.sqrt(len(last.log_last))
     found = [
         Check("QR at every step: |Σ λ_i - mean ln |det J_t||",
               abs(float(exact.sum()) - result.log_det), 0.0, 1e-10, "determinants multiply"),
-        Check(f"QR every {last} steps: λ_1, difference", float(result.double[last][0] - exact[0]),
+        Check(f"QR every {every} steps: λ_1, difference", float(last.exponents[0] - exact[0]),
               0.0, 1e-10, "the fastest direction is safe, which makes the loss silent"),
+        Check(f"QR every {every} steps: growth of column N per step",
+              float(last.log_column.mean()) / every, float(exact[0]), overlap / every,
+              "λ_1; it overlaps with the fastest direction as column 1 does, up to four standard "
+              "errors of ln |g / g'|, g and g' normal, over the T/k factorizations"),
     ]  # fmt: skip
-    for name, spectra, dtype in (
-        ("float64", result.double, np.float64), ("float32", result.single, np.float32),
-    ):  # fmt: skip
-        for every in s.intervals:
-            limit = -math.log(np.finfo(dtype).eps / 2)
-            if spread * every < 2 * limit:
-                continue  # not all of the lower exponents are lost
-            found.append(
-                Check(f"{name}, QR every {every} steps: smallest exponent",
-                      float(spectra[every][-1]), floor(exact, every, dtype), 10 / every,
-                      f"noise floor λ_1 - {limit:.1f}/k; up to e¹⁰ in one R_NN")
-            )  # fmt: skip
-    # the first loss: what is left of column N after k steps, against the roundoff
-    lost = abs(float(result.double[2].sum()) - result.log_det)
-    law = math.log(np.finfo(float).eps / 2) + 2 * spread
-    return [
-        *found,
-        Check("QR every 2 steps: ln of the error of the sum", math.log(lost), law, 5.0,
-              "ln u + k (λ_1 - λ_N), fluctuations of the factors set aside"),
-    ]  # fmt: skip
+    return [*found, *_floor_checks(result), *_loss_checks(result)]
+
+
+def _floor_checks(result: Result) -> list[Check]:
+    """Check the last exponents where nothing but rounding can be left of them."""
+    found = []
+    for dtype, spectra in _spectra(result).items():
+        for every, recipe in spectra.items():
+            expected = last_exponent(result, every, dtype)
+            if expected is not None:
+                found.append(
+                    Check(f"{np.dtype(dtype)}, QR every {every} steps: last exponent",
+                          float(recipe.log_last.mean()) / every, *expected,
+                          "rounding: (1/k) mean ln(c u ‖a_N‖ √N min_i ‖J_i‖/‖J‖_F), i the rows, "
+                          "ε ≤ c ≤ 2ε √N; four standard errors over the T/k factorizations")
+                )  # fmt: skip
+    return found
+
+
+def _loss_checks(result: Result) -> list[Check]:
+    """Check the first digits that are lost, while the error is still a small share of R_NN."""
+    found, n = [], result.settings.size
+    for every, recipe in result.double.items():
+        expected = rounding.first_loss(recipe, n, float)
+        if every == 1 or expected.value + expected.tolerance > 0:
+            continue
+        exact = result.log_dets[: recipe.steps].reshape(-1, every).sum(axis=1)
+        error = np.mean(np.log(np.abs(recipe.log_det - exact)))
+        found.append(
+            Check(f"QR every {every} steps: mean ln of a factorization's error of ln |det|",
+                  float(error), *expected,
+                  "ln(c u ‖a_N‖/R_NN), u e^(k (λ_1 - λ_N)) in the mean, ε/√N ≤ c ≤ 2ε √N; four "
+                  "standard errors")
+        )  # fmt: skip
+    return found
 
 
 def _own_checks(result: Result) -> list[Check]:
-    s, exact = result.settings, result.double[1]
+    s, exact = result.settings, result.double[1].exponents
     auto = result.own["auto"]
     found = [
         Check("automatic interval: largest difference from QR at every step",
@@ -208,14 +239,15 @@ def _singular_checks(result: Result) -> list[Check]:
 
 def answer(result: Result) -> str:
     """Say what the figure shows."""
-    exact = result.double[1]
+    exact = result.double[1].exponents
     last = result.settings.intervals[-1]
     auto = result.own["auto"]
-    wrong = result.double[last].sum() - exact.sum()
+    coarse = result.double[last].exponents
+    wrong = coarse.sum() - exact.sum()
     return (
         f"Every k ≤ 18/(λ₁ - λ_N) steps: here the spread is {exact[0] - exact[-1]:.1f} nats per "
         f"step, so every second step at most. QR every {last} steps still gives λ₁ to all digits, "
-        f"but λ_N = {result.double[last][-1]:.2f} instead of {exact[-1]:.2f}, and a sum that is "
+        f"but λ_N = {coarse[-1]:.2f} instead of {exact[-1]:.2f}, and a sum that is "
         f"off by {wrong:.0f} nats per step, without any warning. The package reports it, and its "
         f"automatic interval agrees with QR at every step to "
         f"{np.max(np.abs(auto.exponents - exact)):.0e}."
@@ -239,15 +271,19 @@ RED, ORANGE, BLUE, GRAY, VIOLET = (
 
 
 def _draw_spectra(axes: Any, result: Result) -> None:
-    exact, n = result.double[1], result.settings.size
+    exact, n = result.double[1].exponents, result.settings.size
     index = np.arange(1, n + 1)
     axes.plot(index, exact, color="black", linewidth=1.2)
     axes.plot(index, result.own["auto"].exponents, "o", color=BLUE, markersize=3)
     shown = [k for k in result.settings.intervals if k >= 5][-4:]
     shown = [shown[0], *shown[-2:]]
     for every, color in zip(shown, (VIOLET, ORANGE, RED), strict=True):
-        values, height = result.double[every], floor(exact, every, float)
+        values, height = result.double[every].exponents, floor(exact, every, float)
         axes.plot(index, values, ".", color=color, markersize=4)
+        noise = last_exponent(result, every, np.float64)
+        if noise is not None:
+            axes.errorbar(n + 1, noise.value, noise.tolerance, fmt="D", color=color, markersize=3,
+                          linewidth=1)  # fmt: skip
         axes.axhline(height, color=color, linewidth=0.8, linestyle=(0, (4, 2)))
         left = every == shown[0]
         axes.annotate(f"every {every} steps", (1 if left else n, height),
@@ -261,32 +297,35 @@ def _draw_spectra(axes: Any, result: Result) -> None:
     axes.set_title(f"exponents, N = {n}, g = {result.settings.gain:g}")
     axes.set_xlabel("index i")
     axes.set_ylabel("λᵢ (nats per step); dashed: floor")
+    axes.text(1, exact[-1] - 0.9, "diamonds: last exponent\nby error analysis", fontsize=7.5)
 
 
 def _draw_errors(axes: Any, result: Result) -> None:
-    s, exact = result.settings, result.double[1]
+    s, exact = result.settings, result.double[1].exponents
     spread = exact[0] - exact[-1]
     grid = np.linspace(1, 50, 400)
     for spectra, dtype, color, name in (
         (result.single, np.float32, ORANGE, "float32"), (result.double, np.float64, RED, "float64"),
     ):  # fmt: skip
-        errors = [max(abs(spectra[k].sum() - result.log_det), 1e-17) for k in s.intervals]
+        errors = [max(abs(spectra[k].exponents.sum() - result.log_det), 1e-17) for k in s.intervals]
         law = np.log(np.finfo(dtype).eps / 2) + grid * spread
         rising = law < math.log(errors[-1])
         axes.plot(grid[rising], np.exp(law[rising]), color=color, linewidth=1.2)
         axes.plot(s.intervals, errors, "o", color=color, markersize=4)
         above = dtype is np.float32
-        axes.annotate(name, (1, errors[0]), xytext=(-3, 22 if above else -6),
+        axes.annotate(name, (1, errors[0]), xytext=(-3, 34 if above else -6),
                       textcoords="offset points", va="bottom" if above else "top",
                       color=color, fontsize=8)  # fmt: skip
     own = [(k, result.own[str(k)].residual) for k in s.own]
     axes.plot(*zip(*own, strict=True), "s", color=BLUE, markersize=8, fillstyle="none")
     auto = abs(result.own["auto"].exponents.sum() - result.log_det)
+    auto = max(float(auto), 2e-16)  # none at all in some runs
     axes.axhline(auto, color=BLUE, linewidth=1)
     axes.annotate("automatic interval", (50, auto), xytext=(0, 3), textcoords="offset points",
                   ha="right", color=BLUE, fontsize=8)  # fmt: skip
-    axes.text(50, 1e-6, "squares: what the\npackage reports\nlines: u e^(k(λ₁−λ_N))", ha="right",
-              va="top", fontsize=7.5)  # fmt: skip
+    axes.text(50, 1e-6, "squares: what the\npackage reports\n"
+              r"lines: $u\,e^{k(\lambda_1-\lambda_N)}$", ha="right", va="top",
+              fontsize=7.5)  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
@@ -294,7 +333,7 @@ def _draw_errors(axes: Any, result: Result) -> None:
     axes.set_ylim(1e-16, 1e4)
     axes.set_title("error of the sum of exponents")
     axes.set_xlabel("steps k between two QR")
-    axes.set_ylabel("|Σ λᵢ − mean ln |det J||")
+    axes.set_ylabel("|Σ λᵢ − mean ln |det J|| (nats per step)")
 
 
 def _draw_singular(axes: Any, result: Result) -> None:
