@@ -1,4 +1,4 @@
-"""Looped residual growth against exact integer sums, Bessel limits and matrices."""
+"""Residual growth against exact sums, Bessel limits, quadrature, matrices and networks."""
 
 import math
 from fractions import Fraction
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from gradhorizon.theory import residual
+from gradhorizon.theory import mean_field, random_network, residual
+from gradhorizon.theory._residual_field import erfs, pair_means
 
 
 @pytest.mark.parametrize(
@@ -96,3 +97,123 @@ def test_jit_vmap_grad_and_float32():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`loops` must be at least 0"):
         residual.log_growth(0.1, -1, tied=True)
+
+
+def test_tanh_is_a_mixture_of_erfs():
+    x = np.linspace(-30, 30, 6001)
+    weights, slopes = erfs("tanh")
+    assert np.abs(special.erf(np.outer(x, slopes)) @ weights - np.tanh(x)).max() <= 6e-7
+    assert np.all(weights > 0)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "erf", "identity"])
+def test_pair_means_by_quadrature(activation):
+    """A trapezoid rule over the plane for (variance, variance, covariance)."""
+    function, slope = {
+        "tanh": (np.tanh, lambda x: 1 / np.cosh(x) ** 2),
+        "erf": (special.erf, lambda x: 2 / np.sqrt(np.pi) * np.exp(-(x**2))),
+        "identity": (lambda x: x, np.ones_like),
+    }[activation]
+    z = np.arange(-9, 9, 0.02)
+    w = np.exp(-(z**2) / 2) * 0.02 / np.sqrt(2 * np.pi)
+    for a, b, c in ((1.0, 2.0, 0.7), (4.0, 4.0, -3.5), (9.0, 0.3, 0.0)):
+        x = np.sqrt(a) * z[:, None]
+        y = c / np.sqrt(a) * z[:, None] + np.sqrt(b - c**2 / a) * z
+        exact = [w @ (f(x) * f(y)) @ w for f in (function, slope)]
+        ours = pair_means(activation, jnp.asarray(a), jnp.array([b]), jnp.array([c]))
+        assert np.allclose(np.ravel(ours), exact, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_linear_blocks_are_the_sums(tied):
+    found = residual.propagation("identity", 0.3, 1.7, 0.2, 40, tied=tied)
+    exact = [float(residual.log_growth(0.3 * 1.7**0.5, n, tied=tied)) for n in range(41)]
+    assert np.allclose(found.log_growth, exact, rtol=0, atol=1e-11)
+    assert np.allclose(np.log(found.q), math.log(0.2) + np.array(exact), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "erf"])
+def test_fresh_blocks_by_quadrature_of_every_layer(activation):
+    q, growth, found = 1.4, 0.0, residual.propagation(activation, 0.7, 2.5, 1.4, 30, tied=False)
+    for n in range(30):
+        assert abs(float(found.q[n]) / q - 1) <= 1e-6
+        assert abs(float(found.log_growth[n]) - growth) <= 1e-5
+        growth += math.log1p(0.49 * float(mean_field.susceptibility(activation, 2.5, q)))
+        q += 0.49 * float(mean_field.length_map(activation, q, 2.5, 0.0))
+
+
+def test_fresh_blocks_deep_down():
+    """q → ε² σ_w² N, χ - 1 → ε² σ_w² (4/3)/√(2π q): the logarithm grows like √N."""
+    found = residual.propagation("tanh", 0.8, 4.0, 1.0, 40_000, tied=False)
+    slope = float(found.log_growth[-1] - found.log_growth[10_000]) / (200 - 100)
+    assert abs(slope / (2 * 1.6 * 4 / (3 * math.sqrt(2 * math.pi))) - 1) <= 0.01
+    assert abs(float(found.q[-1]) / (2.56 * 40_000) - 1) <= 0.01
+
+
+def test_one_block_deep_down():
+    """States go straight: q → 2(1 - 2/π) (ε σ_w N)²; growth is a random flow's in ln N."""
+    gain, found = 2.0, residual.propagation("tanh", 1.0, 4.0, 4.0, 400, tied=True)
+    ratios = np.array([float(found.q[n]) / (gain * n) ** 2 for n in (100, 200, 400)])
+    limit = 2 * (1 - 2 / math.pi)
+    assert np.all(np.diff(ratios) > 0)
+    assert abs(ratios[-1] - limit) <= 1 / 20
+    # u = t v with t = gain n: dv/d ln t = -v + W tanh(t v), a random network of gain t
+    rate = float(found.log_growth[160] - found.log_growth[100]) / 2 / math.log(1.6)
+    flow = 1 + float(random_network.largest_exponent(gain * math.sqrt(16_000), leak=0.0))
+    assert abs(rate / flow - 1) <= 0.02
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_networks(tied):
+    """Ten tanh blocks of 300 units, 120 draws: state and gradient within five standard errors."""
+    rng = np.random.default_rng(1)
+    n, loops, gain, squares, states = 300, 10, 1.5, [], []
+    for _ in range(120):
+        h, v = rng.normal(size=n), rng.normal(size=n) / np.sqrt(n)
+        W = gain * rng.normal(size=(n, n)) / np.sqrt(n)
+        for _ in range(loops):
+            W = W if tied else gain * rng.normal(size=(n, n)) / np.sqrt(n)
+            u = W @ h
+            h, v = h + np.tanh(u), v + (W @ v) / np.cosh(u) ** 2
+        squares.append(v @ v)
+        states.append(gain**2 * h @ h / n)
+    for values, name in ((squares, "log_growth"), (states, "q")):
+        log_mean = np.log(np.mean(values))
+        error = np.std(values) / np.mean(values) / np.sqrt(120)
+        arguments = ("tanh", 1.0, gain**2, gain**2, loops)
+        ours, other = (
+            float(getattr(residual.propagation(*arguments, tied=t), name)[-1])
+            for t in (tied, not tied)
+        )
+        if name == "q":
+            ours, other = math.log(ours), math.log(other)
+        assert abs(log_mean - ours) <= 5 * error
+        assert abs(log_mean - other) >= 10 * error
+
+
+def test_propagation_under_jit_vmap_grad_and_float32():
+    f = lambda scale: residual.propagation("tanh", scale, 1.0, 1.0, 12, tied=True)  # noqa: E731
+    scales = jnp.array([0.0, 0.4, 1.3])
+    together = jax.jit(jax.vmap(f))(scales)
+    assert together.q.shape == together.log_growth.shape == (3, 13)
+    assert np.all(np.asarray(together.log_growth[0]) == 0)
+    assert np.allclose(together.q[2], f(1.3).q, rtol=1e-13)
+    last = lambda scale: f(scale).log_growth[-1]  # noqa: E731
+    central = (last(0.4 + 1e-6) - last(0.4 - 1e-6)) / 2e-6
+    assert abs(float(jax.grad(last)(0.4)) / float(central) - 1) <= 1e-6
+    for tied in (True, False):
+        double = residual.propagation("tanh", 1.3, 2.0, 1.0, 12, tied=tied)
+        single = residual.propagation("tanh", jnp.float32(1.3), 2.0, 1.0, 12, tied=tied)
+        assert single.q.dtype == single.log_growth.dtype == jnp.float32
+        assert np.allclose(single.log_growth, double.log_growth, rtol=1e-4)
+    nothing = residual.propagation("erf", 1.0, 1.0, 3.0, 0, tied=True)
+    assert nothing.q.tolist() == [3.0]
+    assert nothing.log_growth.tolist() == [0.0]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_bad_arguments_of_propagation():
+    with pytest.raises(ValueError, match="`loops` must be at least 0"):
+        residual.propagation("tanh", 1.0, 1.0, 1.0, -1, tied=True)
+    with pytest.raises(ValueError, match="`activation` must be one of tanh, erf, identity"):
+        residual.propagation("relu", 1.0, 1.0, 1.0, 3, tied=True)

@@ -1,6 +1,8 @@
-"""Looped residual blocks h' = (I + ε W) h: one repeated W against a fresh one in every loop.
+"""Looped residual blocks: one repeated W against a fresh one in every loop.
 
-W is Ginibre with entry variance 1/n. Untied, cross terms vanish on average and E‖h_N‖² =
+Linear blocks h' = (I + ε W) h here; `propagation` follows the nonlinear h' = h + ε φ(W h).
+
+There W is Ginibre with entry variance 1/n. Untied, cross terms vanish on average and E‖h_N‖² =
 (1 + ε²)^N. Tied, every path through k copies of W has C(N, k) companions that add up coherently,
 so E‖h_N‖² = Σ_k C(N, k)² ε^2k. A loop needs ε = O(1/N) where fresh layers allow O(1/√N).
 """
@@ -15,6 +17,8 @@ from jaxtyping import Array, Float
 
 from gradhorizon._checks import require_integer
 from gradhorizon.theory._dtype import floats
+from gradhorizon.theory._residual_field import Propagation as Propagation
+from gradhorizon.theory._residual_field import propagation as propagation
 
 
 def _log_choose(n: int, k: int) -> float:
