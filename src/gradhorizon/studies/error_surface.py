@@ -325,7 +325,7 @@ def _draw_gradient(figure: Any, axes: Any, result: Result) -> None:
     ends = result.weights[[0, -1]]
     for shift in (-0.06, 0.06):
         axes.plot(ends, wall_bias(ends) + shift, color="white", linestyle=(0, (4, 2)), linewidth=1)
-    axes.text(5.45, -2.72, "wall between the lines:\nb = x₀ - w σ(x₀)", color="white", fontsize=8)
+    axes.text(5.45, -2.72, "wall between the lines:\nb = x₀ − w σ(x₀)", color="white", fontsize=8)
     axes.set_xlim(*ends)
     axes.set_ylim(result.biases[0], result.biases[-1])
     axes.set_title("gradient over the same grid")
@@ -344,7 +344,7 @@ def _draw_section(axes: Any, result: Result) -> None:
                   textcoords="offset points", fontsize=8,
                   arrowprops={"arrowstyle": "-", "linewidth": 0.8})  # fmt: skip
     axes.set_xscale("symlog", linthresh=1e-6)
-    axes.set_xticks([-1e-1, -1e-3, -1e-5, 0, 1e-5, 1e-3, 1e-1])
+    axes.set_xticks([-1e-1, -1e-4, 0, 1e-4, 1e-1])
     axes.set_yscale("log")
     axes.text(1e-3, 2e-3, "error E", color=plots.COLORS["blue"], fontsize=8.5)
     axes.text(1e-3, 4, "gradient ‖∇E‖", color=plots.COLORS["orange"], fontsize=8.5)
