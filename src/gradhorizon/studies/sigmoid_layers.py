@@ -287,8 +287,8 @@ def _draw_norms(axes: Any, result: Result) -> None:
     for i, values in enumerate(PUBLISHED.values()):
         below = np.arange(len(values))[::-1]
         axes.plot(below + 0.08 * (i - 1.5), np.log10(values), "D", color=plots.COLORS["red"],
-                  markersize=4)  # fmt: skip
-    axes.text(0.08, -2.27, "published", fontsize=8, color=plots.COLORS["red"])
+                  markersize=7, fillstyle="none", zorder=3)  # fmt: skip
+    axes.text(0.08, -2.27, "◇ published", fontsize=8, color=plots.COLORS["red"])
     line = np.array([0.0, 4.2])
     last = np.mean([np.log10(n[:, -1]).mean() for n in result.norms.values()])
     axes.plot(line, last - line * math.log10(FACTOR), color="black", linewidth=1, zorder=0)
@@ -307,8 +307,8 @@ def _draw_ratios(axes: Any, result: Result) -> None:
         heights, *_ = axes.hist(ratios, bins=np.linspace(0.4, 3.4, 61), alpha=0.6,
                                 color=plots.COLORS[color])  # fmt: skip
         axes.axvline((hidden - 1) * math.log10(FACTOR), ymax=0.82, color="black", linewidth=1)
-        axes.text(ratios.mean() + 0.14, heights.max() * 0.75, f"{hidden} hidden", fontsize=8.5,
-                  color=plots.COLORS[color], zorder=3)  # fmt: skip
+        axes.text((hidden - 1) * math.log10(FACTOR) + 0.04, heights.max() + 1, f"{hidden} hidden",
+                  fontsize=8.5, color=plots.COLORS[color], zorder=3)  # fmt: skip
         if hidden in PUBLISHED:
             value = math.log10(PUBLISHED[hidden][-1] / PUBLISHED[hidden][0])
             axes.plot([value], [1.2], "D", color=plots.COLORS["red"], markersize=4.5)
