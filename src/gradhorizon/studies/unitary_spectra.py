@@ -226,7 +226,9 @@ def draw(result: Result) -> Figure:
                 _draw_case(axes, result, name)
         for axes in panels[1]:
             axes.set_xlabel("lag k (steps)")
-        panels[0, 0].set_ylabel("log₁₀ σ")
+        panels[0, 0].set_ylabel("σ (0 or 1)")
+        for axes in panels[0, 1:]:
+            axes.set_ylabel("log₁₀ σ")
         panels[1, 0].set_ylabel("log₁₀ σ (lowest row: 10⁻¹⁶ or less)")
         figure.suptitle(TITLE, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
     return figure
@@ -265,10 +267,10 @@ def _draw_case(axes: Any, result: Result, name: str) -> None:
                           ha="center", fontsize=7.5)  # fmt: skip
         axes.text(0.04, 0.86, f"directions left, of {s.size}:", transform=axes.transAxes,
                   fontsize=8)  # fmt: skip
-        axes.set_yticks([bottom, 0], ["σ = 0", "σ = 1"])
+        axes.set_yticks([bottom, 0], ["0", "1"])
     x, y, text = NOTES[name]
     axes.text(x, y, text, transform=axes.transAxes, fontsize=8)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(0.8, lags[-1] * 1.25)
+    axes.set_xlim(0.68, lags[-1] * 1.25)
     axes.set_ylim(bottom - 0.03 * (top - bottom), top)
     axes.set_title(name, fontsize=9)
