@@ -264,6 +264,9 @@ def _draw_determinants(axes: Any, result: Result) -> None:
         sd = math.sqrt(float(variance.sum()))
         normal = np.exp(-(((grid - float(mean.sum())) / sd) ** 2) / 2)
         axes.plot(grid, normal / (sd * math.sqrt(2 * math.pi)), color=color)
+        place = float(mean.sum()) + 1.1 * sd
+        axes.annotate("tied" if tied else "untied", (place, 0.218 / sd), xytext=(5, 3), color=color,
+                      textcoords="offset points", fontsize=8)  # fmt: skip
     ratio = result.log_det[True].var() / result.log_det[False].var()
     axes.text(0.02, 0.9, f"variance ratio {ratio:.2f} (exact: d = {s.moduli_depth})",
               transform=axes.transAxes, fontsize=8)  # fmt: skip
@@ -283,10 +286,12 @@ def _draw_growth(axes: Any, result: Result) -> None:
         axes.plot(depths, mean + side * sd, color="black", linewidth=1, linestyle=(0, (4, 2)))
     middle = result.growth[True].mean(axis=0)
     axes.plot(depths, middle, color=plots.COLORS["red"], linewidth=2)
-    axes.annotate("mean of tied", (depths[-1], middle[-1]), xytext=(-4, 6), ha="right",
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}
+    axes.annotate("mean of tied", (depths[-1], middle[-1]), xytext=(-4, 7), ha="right", bbox=paper,
                   textcoords="offset points", color=plots.COLORS["red"], fontsize=8)  # fmt: skip
-    axes.annotate("untied: exact mean ± sd", (depths[-1], mean[-1] - sd[-1]), xytext=(-4, -12),
-                  ha="right", textcoords="offset points", fontsize=8)  # fmt: skip
-    axes.set_title(f"ln ‖P_d v‖ for N = {s.growth_size}, {s.growth_draws} draws each")
+    axes.annotate("untied: exact mean ± sd", (depths[-1], result.growth[True].min()),
+                  xytext=(-4, -12), ha="right", textcoords="offset points", fontsize=8)  # fmt: skip
+    axes.set_ylim(bottom=float(result.growth[True].min()) - 18)
+    axes.set_title(f"ln ‖P$_d$ v‖ for N = {s.growth_size}, {s.growth_draws} draws each")
     axes.set_xlabel("depth d")
     axes.set_ylabel("nats")
