@@ -318,7 +318,7 @@ def _draw_horizons(axes: Any, result: Result) -> None:
     ends = np.array([limit[0], limit[-1]])
     axes.fill_between(ends, ends, 4 * limit[-1], color=plots.COLORS["gray"], alpha=0.15,
                       linewidth=0)  # fmt: skip
-    axes.text(0.04, 0.95, "excluded by the certificate", transform=axes.transAxes, va="top",
+    axes.text(0.07, 0.95, "excluded by the certificate", transform=axes.transAxes, va="top",
               fontsize=8)  # fmt: skip
     tight = float(np.sum(result.tight >= math.log(s.threshold)) - 1)
     place = (math.log(s.threshold) / math.log(s.bound), tight)
@@ -382,10 +382,11 @@ def _draw_shares(axes: Any, result: Result) -> None:
               fontsize=8, fontweight="bold")  # fmt: skip
     axes.text(0.98, 0.5, "explode", ha="right", va="center", color="white", fontsize=8,
               fontweight="bold", transform=axes.transAxes)  # fmt: skip
-    axes.annotate(f"χ = 1 at {critical:.2f}", (critical, 1), xytext=(0, 2), ha="center",
-                  va="bottom", textcoords="offset points", fontsize=7.5)  # fmt: skip
+    axes.annotate(f"χ = 1 at {critical:.2f}", (critical, 0.3), xytext=(-3, 0), ha="right",
+                  va="center", textcoords="offset points", fontsize=8, rotation=90, color="white",
+                  fontweight="bold")  # fmt: skip
     axes.set_xlim(0, s.highest)
     axes.set_ylim(0, 1)
-    axes.set_title(f"tanh networks: regime at lag {s.length}", pad=12)
+    axes.set_title(f"tanh networks: regime at lag {s.length}")
     axes.set_xlabel("γσ₁(W)")
     axes.set_ylabel("share of networks")
