@@ -285,9 +285,9 @@ def _draw_curse(axes: Any, result: Result) -> None:
     _curves(axes, result, lines, np.ones_like(result.eigenvalues))
     axes.set_ylim(0.5, 1e16)
     axes.set_yticks([1, 1e4, 1e8, 1e12, 1e16])
-    axes.text(1.2e-1, 1e9, "constant input:\n(1 − λ)⁻⁴", color=SHADES[-1], fontsize=8, ha="center")
+    axes.text(9e-2, 1e9, "constant input:\n(1 − λ)⁻⁴", color=SHADES[-1], fontsize=8, ha="center")
     axes.text(2e-2, 3, "white input:\n(1 − λ)⁻³", color=SHADES[0], fontsize=8, ha="left")
-    axes.set_title("variance of dh/dλ")
+    axes.set_title("variance of dh/dλ (colors: right)")
     axes.set_ylabel("E (dh/dλ)²")
 
 
@@ -306,10 +306,10 @@ def _draw_terms(axes: Any, result: Result) -> None:
         axes.plot(lags[1:], result.log_jacobians[row][1:] / plots.LN10, color=color,
                   linestyle=(0, (4, 2)), linewidth=1.2)  # fmt: skip
         top = row == len(s.lag_decades) - 1
-        place = int(np.argmax(terms)) if top else int(np.flatnonzero(terms > -1.3)[-1])
+        place = int(np.argmax(terms)) if top else int(np.flatnonzero(terms > -0.6)[-1])
         axes.annotate(f"λ = {lam:g}" if top else f"{lam:g}", (lags[place], terms[place]),
-                      xytext=(0, 5) if top else (4, 0), textcoords="offset points", fontsize=8,
-                      ha="center" if top else "left", color=color)  # fmt: skip
+                      xytext=(0, 5) if top else (-5, -6), textcoords="offset points", fontsize=8,
+                      ha="center" if top else "right", color=color)  # fmt: skip
     axes.axhline(0, color=plots.COLORS["gray"], linewidth=0.6)
     axes.text(1.2, 4.5, "dashed: state Jacobian λᵏ ≤ 1\nsolid: share k λᵏ⁻¹ in dh/dλ",
               fontsize=7.5, va="top")  # fmt: skip
