@@ -308,7 +308,7 @@ def _draw_terms(axes: Any, result: Result) -> None:
         top = row == len(s.lag_decades) - 1
         place = int(np.argmax(terms)) if top else int(np.flatnonzero(terms > -0.6)[-1])
         axes.annotate(f"λ = {lam:g}" if top else f"{lam:g}", (lags[place], terms[place]),
-                      xytext=(0, 5) if top else (-5, -6), textcoords="offset points", fontsize=8,
+                      xytext=(0, 5) if top else (-2, -3), textcoords="offset points", fontsize=8,
                       ha="center" if top else "right", color=color)  # fmt: skip
     axes.axhline(0, color=plots.COLORS["gray"], linewidth=0.6)
     axes.text(1.2, 4.5, "dashed: state Jacobian λᵏ ≤ 1\nsolid: share k λᵏ⁻¹ in dh/dλ",
