@@ -335,7 +335,7 @@ def _draw_moduli(axes: Any, result: Result) -> None:
     s = result.settings
     n, d = s.moduli_size, s.moduli_depth
     edges = np.linspace(-25, 10, 71)
-    grid = np.linspace(-25, 16, 400)
+    grid = np.linspace(-25, 19, 400)
     for tied, color in ((True, plots.COLORS["red"]), (False, plots.COLORS["blue"])):
         counts, _ = np.histogram(result.log_moduli[tied], edges)
         heights = counts / result.log_moduli[tied].size / np.diff(edges)
@@ -346,7 +346,7 @@ def _draw_moduli(axes: Any, result: Result) -> None:
         exact_variance = random_matrix.log_modulus_moments(n, d, tied=tied)[1].sum()
         label = f"{_TIED[tied]}:\nVar ln |det| = {variance:.3g}\n(exact {exact_variance:.3g})"
         axes.text(*place, label, color=plots.COLORS["red" if tied else "blue"], fontsize=8)
-    axes.set_xlim(-25, 16)
+    axes.set_xlim(-25, 19)
     axes.set_ylim(0, 0.165)
     axes.set_title(f"eigenvalues after d = {d} complex factors")
     axes.set_xlabel(f"ln |z| (nats, N = {n})")
