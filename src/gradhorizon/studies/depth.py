@@ -246,11 +246,13 @@ def _draw_growth(axes: Any, result: Result) -> None:
     for name, (color, label) in looks.items():
         decades = result.growth[name] / plots.LN10
         axes.plot(layers, decades.T, color=color, linewidth=0.3, alpha=0.35)
-        axes.plot(layers, decades.mean(axis=0), color=color, label=label)
+        broad = {"linewidth": 3.6} if name == "feedforward" else {}  # so that both show
+        axes.plot(layers, decades.mean(axis=0), color=color, label=label, **broad)
     theory = -layers * math.log10(mean_field_factor())
     axes.plot(layers, theory, color="black", linestyle=(0, (4, 2)), linewidth=1.2,
               label="mean field")  # fmt: skip
     axes.legend(loc="lower left", fontsize=7.5)
+    axes.set_xticks(range(0, s.wide_depth + 1, 3))
     axes.set_xlabel("layers or steps back")
     axes.set_ylabel("log₁₀ of the gradient's size")
     axes.set_title(f"deep net and RNN, N = {s.wide}")
