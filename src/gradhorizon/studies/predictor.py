@@ -165,8 +165,10 @@ def _draw_horizons(axes: Any, result: Result) -> None:
     """Draw every network, and interval bars of every sixth."""
     kept = _zoo_score.selected(result.records, result.records["finite"])
     top, line = 3e4, np.array([1, 1000])
-    axes.fill_between(line, line / 1.5, line * 1.5, color=plots.COLORS["gray"], alpha=0.15,
+    axes.fill_between(line, line / 1.5, line * 1.5, color=plots.COLORS["gray"], alpha=0.3,
                       linewidth=0)  # fmt: skip
+    axes.annotate("within a factor\nof 1.5", (5, 5 / 1.5), xytext=(7, 0.55), fontsize=7,
+                  arrowprops={"arrowstyle": "-", "linewidth": 0.7})  # fmt: skip
     axes.plot(line, line, color="black", linewidth=0.8)
     true = np.maximum(kept["true horizon"], 0) + 0.5
     for family, (color, marker) in FAMILIES.items():
@@ -183,8 +185,8 @@ def _draw_horizons(axes: Any, result: Result) -> None:
     axes.set_yscale("log")
     axes.set_xlim(0.8, 1500)
     axes.set_ylim(0.4, top * 1.4)
-    axes.text(1000, 0.5, "not left by 1000 ↑", rotation=90, ha="right", va="bottom", fontsize=6.5)
-    axes.legend(loc="upper left", fontsize=6.8, handletextpad=0.1, labelspacing=0.25)
+    axes.text(1000, 0.5, "not left by 1000 ↑", rotation=90, ha="right", va="bottom", fontsize=7)
+    axes.legend(loc="upper left", fontsize=7, handletextpad=0.1, labelspacing=0.25)
     axes.set_xlabel("measured horizon (steps)")
     axes.set_ylabel("predicted horizon (steps)")
     axes.set_title(f"{len(true)} networks; bars: 90 %")
