@@ -361,7 +361,8 @@ def _draw_steps(axes: Any, result: Result) -> None:
     depths = np.array(s.depths)
     guide = np.median(result.steps[False][0]) * depths / depths[0]
     axes.plot(depths, guide, color=plots.COLORS["gray"], linewidth=1, linestyle=(0, (4, 2)))
-    axes.text(depths[-2], guide[-2] * 0.6, "∝ L", color=plots.COLORS["gray"], fontsize=8)
+    axes.text(depths[-1], guide[-1] * 0.75, "∝ L", color=plots.COLORS["gray"], fontsize=8,
+              ha="right", va="top")  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(s.depths, [str(d) for d in s.depths])
