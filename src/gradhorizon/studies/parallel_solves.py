@@ -2,7 +2,7 @@
 
 h_t = f(h_{t-1}), t = 1 … T, is one system of equations. Its Jacobian has the identity on the
 diagonal and -J_t below; the inverse holds the long Jacobians Φ(t, s). Newton's iteration on it
-("DEER") needs few rounds when they decay, and about as many as there are steps when they grow.
+("DEER") needs few rounds when they decay, and a fixed share of T when they grow.
 """
 
 import dataclasses
@@ -12,21 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from matplotlib.figure import Figure
-from scipy.sparse import linalg
+from scipy import special
 
 from gradhorizon import plots
-from gradhorizon.cells import rate_network
-from gradhorizon.cells.activations import sech2
-from gradhorizon.chain.gradient import backpropagate
-from gradhorizon.chain.jacobian import jacobian_chain
-from gradhorizon.chain.unroll import unroll
-from gradhorizon.products.lyapunov import lyapunov_spectrum
+from gradhorizon.studies import _parallel_newton as solver
 from gradhorizon.studies._study import Check
 from gradhorizon.theory import bounds
 
-TITLE = "Solving all time steps at once works as long as gradients vanish: λ₁ < 0"
+TITLE = "Solving all time steps at once pays only where gradients vanish: λ₁ < 0"
 QUESTION = "When can a recurrent network be evaluated in parallel over time?"
 SOURCE = (
     "Gonzalez et al. 2025, Predictability enables parallelization of nonlinear state space models "
@@ -44,40 +38,32 @@ STEPS = 40
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Networks x' = W tanh x, W Gaussian of variance g²/D with a zero diagonal."""
+    """Networks x' = W tanh x + input, W Gaussian of variance g²/D with a zero diagonal.
+
+    The first two lengths are to stand in the ratio of the last two. `noise` is the variance of
+    the white input of the driven networks.
+    """
 
     seed: int = 0
     size: int = 100
     gains: list[float] = dataclasses.field(
-        default_factory=lambda: [0.5, 0.7, 0.9, 1.1, 1.25, 1.4, 1.55, 1.75, 2.0]
+        default_factory=lambda: [0.5, 0.8, 1.1, 1.3, 1.5, 1.7, 2.0, 2.5]
     )
-    networks: int = 1
-    lengths: list[int] = dataclasses.field(default_factory=lambda: [30, 100, 300])
+    noise: float = 0.5
+    driven_gains: list[float] = dataclasses.field(default_factory=lambda: [1.0, 1.3, 1.6, 1.9, 2.3])
+    networks: int = 3
+    lengths: list[int] = dataclasses.field(default_factory=lambda: [30, 100, 300, 1000])
     tolerance: float = 1e-10
     exponent_steps: int = 2000
-    burn_in: int = 500
-    pairs: int = 10
+    burn_in: int = 3000
+    pairs: int = 5
     points: int = 41
 
 
 SMALL = Settings(
-    size=32, gains=[0.6, 3.0], networks=1, lengths=[30, 120], exponent_steps=1000, burn_in=200,
-    pairs=8, points=5,
+    size=32, gains=[0.6, 3.0], driven_gains=[1.0, 3.5], networks=2, lengths=[20, 60, 120, 360],
+    exponent_steps=600, burn_in=300, pairs=5, points=5,
 )  # fmt: skip
-
-
-class Network(NamedTuple):
-    """What was measured of one network."""
-
-    gain: float
-    exponent: float  # λ_1, nats per step
-    error: float
-    rounds: np.ndarray  # Newton's, by length
-    log_smallest: np.ndarray  # ln of the smallest singular value, by length
-    log_gradient: float  # ln of the largest growth of one gradient, at the last length
-    deviation: float  # of Newton's solution from the sequential one, at the first length
-    sandwich: tuple[float, float, float]  # ln: lower bound, √μ, upper bound over `pairs` steps
-    lanczos: float  # ln √μ over `pairs` steps, without forming the matrix
 
 
 class Result(NamedTuple):
@@ -86,157 +72,31 @@ class Result(NamedTuple):
     settings: Settings
     factors: np.ndarray
     scalar: np.ndarray  # measured ln √μ of the factors
-    networks: list[Network]
+    networks: list[solver.Network]
 
 
 def compute(settings: Settings) -> Result:
     """Decompose scalar chains; solve, and condition, random networks."""
     s = settings
     factors = np.unique(np.concatenate([np.linspace(0.4, 1.6, s.points), list(SCALAR)]))
-    scalar = np.log([_smallest_of_scalar(a) for a in factors])
+    scalar = np.log([solver.smallest_of_scalar(a, STEPS) for a in factors])
+    kinds = [(g, 0.0) for g in s.gains] + [(g, s.noise) for g in s.driven_gains]
     networks = [
-        _network(jax.random.fold_in(jax.random.key(s.seed), i), gain, s)
-        for gain in s.gains
+        solver.measured(np.random.default_rng([s.seed, i]), gain, noise, s)
+        for gain, noise in kinds
         for i in range(s.networks)
     ]
     return Result(s, factors, scalar, networks)
 
 
-def _smallest_of_scalar(factor: float) -> float:
-    """Give the smallest singular value of the bidiagonal matrix, as 1/‖its inverse‖."""
-    lags = np.subtract.outer(np.arange(STEPS), np.arange(STEPS))
-    return 1 / float(np.linalg.norm(np.tril(factor ** np.maximum(lags, 0)), 2))
-
-
-def _network(key: Any, gain: float, s: Settings) -> Network:
-    """Measure one network from a state on its attractor."""
-    for_w, for_start, for_loss = jax.random.split(key, 3)
-    cell = rate_network(s.size, 0)
-    W = gain / math.sqrt(s.size) * jax.random.normal(for_w, (s.size, s.size))
-    params = {"W": W * (1 - jnp.eye(s.size)), "b": jnp.zeros(s.size)}
-    start = jax.random.normal(for_start, (s.size,))
-    start = unroll(cell.step, params, start, length=s.burn_in).states[-1]
-    # where everything decays, what is left after the transient may be tiny: start anew
-    start = jnp.where(jnp.linalg.norm(start) > 1, start, jax.random.normal(for_start, (s.size,)))
-    chain = jacobian_chain(cell.step, params, start, length=s.exponent_steps)
-    spectrum = lyapunov_spectrum(chain, 1, state_burn_in=s.burn_in // 2)
-    cotangent = jax.random.normal(for_loss, (s.size,))
-    rounds, smallest, deviation = [], [], math.nan
-    whole = unroll(cell.step, params, start, length=s.lengths[-1]).states
-    for length in s.lengths:
-        states = whole[1 : length + 1]
-        solution, count = newton(params["W"], start, length=length, tolerance=s.tolerance)
-        if not rounds:
-            deviation = float(jnp.max(jnp.abs(solution - states)))
-        rounds.append(int(count))
-        smallest.append(log_smallest_singular_value(params["W"], states))
-    later = jacobian_chain(cell.step, params, whole[1], length=s.lengths[-1] - 1)
-    gradient = float(jnp.max(backpropagate(later, cotangent).by_lag))
-    # J_t = W diag(φ'(h_{t-1}))
-    matrices = np.asarray(params["W"])[None] * np.asarray(sech2(whole[: s.pairs]))[:, None]
-    exponent, error = float(spectrum.exponents[0]), float(spectrum.standard_errors[0])
-    return Network(
-        gain, exponent, error, np.array(rounds), np.array(smallest), gradient, deviation,
-        _sandwich(matrices, exponent),
-        log_smallest_singular_value(params["W"], whole[1 : s.pairs + 1]),
-    )  # fmt: skip
-
-
-def newton(
-    W: Float[Array, "n n"], start: Float[Array, " n"], *, length: int, tolerance: float
-) -> tuple[Float[Array, "T n"], Any]:
-    """Solve h_t = W tanh(h_{t-1}), t = 1 … T, for all t at once, from the guess 0.
-
-    Each round linearizes every step around the last guess and solves the linear recurrence;
-    an associative scan would do that in parallel. States are kept inside the box |h_i| ≤
-    Σ_j |W_ij|, which holds the solution, so that no guess overflows.
-    """
-    return _newton(W, start, tolerance, length)
-
-
-@jax.jit(static_argnums=3)
-def _newton(W: Any, start: Any, tolerance: Any, length: int) -> tuple[Array, Array]:
-    box = jnp.sum(jnp.abs(W), axis=1)
-
-    def before(guess: Array) -> Array:
-        return jnp.concatenate([start[None], guess[:-1]])
-
-    def residual(guess: Array) -> Array:
-        return jnp.max(jnp.abs(guess - jnp.tanh(before(guess)) @ W.T))
-
-    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        guess, count, _ = carry
-        old = before(guess)
-
-        def step(h: Array, item: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            past, value, slope = item
-            new = jnp.clip(W @ (value + slope * (h - past)), -box, box)
-            return new, new
-
-        _, guess = jax.lax.scan(step, start, (old, jnp.tanh(old), sech2(old)))
-        return guess, count + 1, residual(guess)
-
-    guess = jnp.zeros((length, start.size), start.dtype)
-    carry = (guess, jnp.asarray(0, jnp.int32), residual(guess))
-    unsolved = lambda c: (c[2] > tolerance) & (c[1] < length)  # noqa: E731
-    guess, count, _ = jax.lax.while_loop(unsolved, body, carry)
-    return guess, count
-
-
-def log_smallest_singular_value(W: Any, states: Float[Array, "T n"]) -> float:
-    """Give ln √μ: Lanczos on the inverse, a forward recurrence and its transpose."""
-    slopes = sech2(states)
-    size = states.size
-    sparse: Any = linalg
-    operator = sparse.LinearOperator(
-        (size, size), matvec=lambda y: np.asarray(_inverse_twice(W, slopes, y)), dtype=float
-    )
-    start = np.random.default_rng(0).normal(size=size)
-    (largest,) = sparse.eigsh(operator, k=1, tol=1e-8, v0=start, return_eigenvectors=False)
-    return -0.5 * math.log(largest)
-
-
-@jax.jit
-def _inverse_twice(W: Any, slopes: Any, flat: Any) -> Array:
-    """Give L⁻ᵀ L⁻¹ y, L with I on the diagonal and -J_t = -W diag(φ'(h_{t-1})) below."""
-    first = jnp.zeros_like(slopes[0])
-
-    def forward(v: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
-        y, slope = item
-        new = W @ v + y
-        return slope * new, new
-
-    def backward(u: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
-        y, slope = item
-        new = slope * (W.T @ u) + y
-        return new, new
-
-    _, inner = jax.lax.scan(forward, first, (jnp.reshape(flat, slopes.shape), slopes))
-    _, outer = jax.lax.scan(backward, first, (inner, slopes), reverse=True)
-    return jnp.ravel(outer)
-
-
-def _sandwich(J: np.ndarray, rate: float) -> tuple[float, float, float]:
-    """Give theorem 2 for J_1 … J_T with the a and b of all products, and ln √μ by SVD."""
-    steps, n, _ = J.shape
-    whole = np.eye(steps * n)
-    for t in range(1, steps):
-        whole[t * n : (t + 1) * n, (t - 1) * n : t * n] = -J[t]
-    smallest = float(np.linalg.svd(whole, compute_uv=False)[-1])
-    excess = [0.0]
-    for s in range(steps):
-        product = np.eye(n)
-        for t in range(s + 1, steps):
-            product = J[t] @ product
-            excess.append(math.log(np.linalg.norm(product, 2)) - rate * (t - s))
-    over, under = math.exp(max(excess)), math.exp(min(excess))
-    found = bounds.conditioning(rate, steps, overshoot=over, undershoot=under)
-    return float(found.log_lower), math.log(smallest), float(found.log_upper)
-
-
 def checks(result: Result) -> list[Check]:
     """Compare with closed forms, the theorem and the sign of the exponents."""
-    return [*_scalar_checks(result), *_theorem_checks(result), *_sign_checks(result)]
+    return [
+        *_scalar_checks(result),
+        *_theorem_checks(result),
+        *_growth_checks(result),
+        *_rounding_checks(result),
+    ]
 
 
 def _scalar_checks(result: Result) -> list[Check]:
@@ -274,9 +134,7 @@ def _theorem_checks(result: Result) -> list[Check]:
     outside = [max(n.sandwich[0] - n.sandwich[1], n.sandwich[1] - n.sandwich[2]) for n in networks]
     lanczos = [abs(n.lanczos - n.sandwich[1]) for n in networks]
     grown = [float(n.log_smallest[-1]) + n.log_gradient for n in networks]
-    # a residual r leaves an error of at most ‖r‖/√μ, to first order
-    scale = s.tolerance * math.sqrt(s.lengths[0] * s.size)
-    wrong = [n.deviation * math.exp(n.log_smallest[0]) / scale for n in networks]
+    other = [abs(int(n.rounds[s.lengths[0] - 1]) - n.alone) for n in networks]
     return [
         Check(f"networks, T = {s.pairs}: largest violation of the theorem's bounds on ln √μ",
               max(0.0, *outside), 0.0, 1e-10, "theorem 2 with a, b of all products"),
@@ -284,62 +142,157 @@ def _theorem_checks(result: Result) -> list[Check]:
               max(lanczos), 0.0, 1e-6, "two algorithms"),
         Check("networks: largest violation of √μ ≤ 1/(growth of a gradient), in ln",
               max(0.0, *grown), 0.0, 1e-6, "‖L⁻¹‖ is at least the norm of each block Φ(t, s)"),
-        Check(f"Newton's solution, T = {s.lengths[0]}: worst distance from the sequential one, in "
-              "units of residual/√μ", max(wrong), 0.0, 1.0, "‖L⁻¹‖ = 1/√μ"),
+        Check("Newton's solution: worst distance from the sequential one, in units of residual/√μ",
+              max(n.deviation for n in networks), 0.0, 1.0, "‖L⁻¹‖ = 1/√μ"),
+        Check(f"rounds for T = {s.lengths[0]}: alone less as a part of T = {s.lengths[-1]}, worst",
+              float(max(other)), 0.0, 0.0, "early steps know nothing of later ones"),
+        Check("largest violation of rounds ≤ T",
+              float(max(0, *(np.max(n.rounds - np.arange(1, n.rounds.size + 1))
+                             for n in networks))), 0.0, 0.0,
+              "each round makes at least one more step exact"),
     ]  # fmt: skip
 
 
-def _sign_checks(result: Result) -> list[Check]:
-    s, found = result.settings, []
-    stable = [n for n in result.networks if n.exponent < -0.05]
-    chaotic = [n for n in result.networks if n.exponent > 0.05]
-    middle, last = s.lengths[-2:]
-    ratios = [n.rounds[-1] / n.rounds[-2] for n in stable]
-    found.append(
-        Check(f"λ₁ < -0.05: Newton's rounds at T = {last} over those at T = {middle}, worst",
-              float(max(ratios)), 1.0, 0.3, "independent of T while long products vanish")
-    )  # fmt: skip
-    powers = [math.log(n.rounds[-1] / n.rounds[-2]) / math.log(last / middle) for n in chaotic]
-    found.append(
-        Check(f"λ₁ > 0.05: power of T in the number of rounds, T = {middle} to {last}, mean",
-              float(np.mean(powers)), 1.0, 0.4, "in proportion to T, as in Fig. 2 of the source")
-    )  # fmt: skip
-    for n in chaotic:
-        spread = n.error * math.sqrt(s.exponent_steps / last)
-        found.append(
-            Check(f"g = {n.gain:g}, T = {last}: -ln √μ per step", -float(n.log_smallest[-1]) / last,
-                  n.exponent, 4 * spread + 10 / last,
-                  "λ₁ of the network; four standard errors over T steps, ln a / T")
-        )  # fmt: skip
-    return found
+def decided(result: Result, sign: int) -> list[solver.Network]:
+    """Give the networks whose products over T leave the solver's tolerance behind, by sign of λ₁.
+
+    |λ₁| T > ln(1/tolerance) at the last length but one, and |λ₁| above four standard errors.
+    """
+    s = result.settings
+    scale = -math.log(s.tolerance) / s.lengths[-2]
+    return [n for n in result.networks if sign * n.exponent > max(scale, 4 * n.error)]
+
+
+def power(network: solver.Network, s: Settings) -> float:
+    """Give the power of T in the number of rounds between the last two lengths."""
+    first, last = s.lengths[-2:]
+    return math.log(network.rounds[last - 1] / network.rounds[first - 1]) / math.log(last / first)
+
+
+def averaged(values: Any) -> tuple[float, float]:
+    """Give mean and standard error over networks."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def allowance(values: Any) -> float:
+    """Give four standard errors of the mean, more for few networks: Student's t at that level."""
+    degrees = len(values) - 1
+    return averaged(values)[1] * -float(special.stdtrit(degrees, special.ndtr(-4.0)))
+
+
+def line(network: solver.Network, s: Settings) -> tuple[float, float]:
+    """Fit a line to the rounds from the second length on: rounds per step, and rounds at t = 0."""
+    steps = np.arange(s.lengths[1], s.lengths[-1] + 1)
+    slope, offset = np.polyfit(steps, network.rounds[steps - 1], 1)
+    return float(slope), float(offset)
+
+
+def _growth_checks(result: Result) -> list[Check]:
+    s = result.settings
+    stable, chaotic = decided(result, -1), decided(result, 1)
+    a, b, c, d = (length - 1 for length in s.lengths)
+    half = (b + d) // 2
+    added = [(n.rounds[d] - n.rounds[c]) - (n.rounds[b] - n.rounds[a]) for n in stable]
+    ratios = [(n.rounds[d] - n.rounds[half]) / (n.rounds[half] - n.rounds[b]) for n in chaotic]
+    powers = [power(n, s) for n in chaotic]
+    wrong = sum((power(n, s) > 0.5) != (n.exponent > 0) for n in stable + chaotic)
+    falls = [-(n.log_smallest[-1] - n.log_smallest[-2]) / (d - c) - n.exponent for n in chaotic]
+    low, high = f"{len(stable)} networks of λ₁ < 0", f"{len(chaotic)} networks of λ₁ > 0"
+    between, errors = f"T = {s.lengths[-2]} to {s.lengths[-1]}", "four standard errors"
+    return [
+        Check(f"networks decided by T = {s.lengths[-2]}: how many take rounds that grow faster "
+              "than √T though λ₁ < 0, or slower though λ₁ > 0", float(wrong), 0.0, 0.0,
+              "the jump at λ₁ = 0, Fig. 2 of the source"),
+        Check(f"{low}: rounds added, {between}, less those added from T = {s.lengths[0]} to "
+              f"{s.lengths[1]}, if positive", max(averaged(added)[0], 0.0), 0.0, allowance(added),
+              f"no faster than ln T; {errors}"),
+        Check(f"{high}: rounds added, T = {half + 1} to {s.lengths[-1]}, over those added from "
+              f"T = {s.lengths[1]} to {half + 1}", averaged(ratios)[0], 1.0, allowance(ratios),
+              f"a line in T; {errors}"),
+        Check(f"{high}: power of T in the number of rounds, {between}", averaged(powers)[0], 1.0,
+              allowance(powers), f"in proportion to T; {errors}"),
+        Check(f"{high}: fall of ln √μ per step, {between}, less λ₁", averaged(falls)[0], 0.0,
+              allowance(falls), f"theorem 2: both bounds fall as e^(-λT); {errors}"),
+    ]  # fmt: skip
+
+
+def _rounding_checks(result: Result) -> list[Check]:
+    s = result.settings
+    broken = [(n, *breaks(n, s)) for n in decided(result, 1)]
+    last, tail = s.lengths[-1], s.lengths[-1] // 10
+    late = [(n, found / expected) for n, found, expected in broken if expected < last - 2 * tail]
+    slopes = [(n.plain[last - 1] - n.plain[last - tail - 1]) / tail for n, _ in late]
+    ratios = [ratio for _, ratio in late]
+    if len(late) < 2:  # sequences too short for it
+        return []
+    errors = "four standard errors"
+    return [
+        Check(f"solved steps computed anew: rounds per step over the last {tail}, {len(late)} "
+              "networks", averaged(slopes)[0], 1.0, allowance(slopes),
+              f"one more step is reproduced to the last bit in each round; {errors}"),
+        Check(f"solved steps computed anew: T from which that is so, over ln(√tolerance/eps)/"
+              f"(λ₁(1 - rounds per step)), {len(late)} networks", averaged(ratios)[0], 1.0,
+              allowance(ratios), f"a rounding error that grew to √tolerance; {errors}"),
+    ]  # fmt: skip
+
+
+def breaks(network: solver.Network, s: Settings) -> tuple[float, float]:
+    """Give the length from which rounding costs a round for each step: measured, expected.
+
+    The steps that are reproduced to the last bit, one more in each round, fall behind those that
+    are solved; once eps e^(λ lag) reaches √tolerance, which the next round would square, they lead.
+    """
+    slope, offset = line(network, s)
+    last = s.lengths[-1]
+    found = (last + offset - network.plain[last - 1]) / (1 - slope)
+    digits = math.log(math.sqrt(s.tolerance) / np.finfo(float).eps)
+    return found, digits / (network.exponent * (1 - slope))
 
 
 def answer(result: Result) -> str:
     """Say what the figure shows."""
     s = result.settings
-    stable = max(n.rounds[-1] for n in result.networks if n.exponent < -0.05)
-    chaotic = [n for n in result.networks if n.exponent > 0.05]
-    most = max(chaotic, key=lambda n: n.exponent)
-    return (
-        f"While gradients vanish: networks with λ₁ < -0.05 are solved over {s.lengths[-1]} steps "
-        f"in at most {stable} rounds of Newton's method, however long the sequence. With λ₁ = "
-        f"{most.exponent:.2f} the equations have √μ = 10^{most.log_smallest[-1] / plots.LN10:.0f} "
-        f"and take {most.rounds[-1]} rounds, a number that grows with that of the steps."
+    stable, chaotic = decided(result, -1), decided(result, 1)
+    powers, error = averaged([power(n, s) for n in chaotic])
+    most = max(n.rounds[-1] for n in stable)
+    few, many = (f(n.rounds[-1] for n in chaotic) for f in (min, max))
+    text = (
+        f"Only while gradients vanish: {len(stable)} networks with λ₁ < 0 are solved over "
+        f"{s.lengths[-1]} steps in at most {most} rounds of Newton's method, {len(chaotic)} with "
+        f"λ₁ > 0 in {few} to {many}, in proportion to T^p with p = {powers:.3f} ± {error:.3f}."
     )
+    several = slow_though_stable(result)
+    if several:
+        slowest = max(several, key=lambda n: n.rounds[-1])
+        text += (
+            f" λ₁ < 0 alone is not enough: {len(several)} networks without input, in which several "
+            f"orbits attract (-h as well as h), take up to {slowest.rounds[-1]} (λ₁ = "
+            f"{slowest.exponent:.3f}, √μ = 10^{slowest.log_smallest[-1] / plots.LN10:.1f})."
+        )
+    return text
+
+
+def slow_though_stable(result: Result) -> list[solver.Network]:
+    """Give the networks whose rounds grow faster than √T though their products vanish over T."""
+    s = result.settings
+    edge = math.log(s.tolerance) / s.lengths[-1]
+    return [n for n in result.networks if n.exponent < edge and power(n, s) > 0.5]
 
 
 def draw(result: Result) -> Figure:
     """Draw the conditioning of scalar chains and of networks, and Newton's rounds."""
-    figure, panels = plots.new_figure(8.4, 3.4, ncols=3)
+    figure, panels = plots.new_figure(8.4, 6.2, nrows=2, ncols=2)
     with plots.style():
-        _draw_scalar(panels[0], result)
-        _draw_conditioning(panels[1], result)
-        _draw_rounds(panels[2], result)
+        _draw_scalar(panels[0, 0], result)
+        _draw_conditioning(panels[0, 1], result)
+        _draw_rounds(panels[1, 0], result)
+        _draw_lengths(panels[1, 1], result)
         figure.suptitle(TITLE, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
     return figure
 
 
-SHADES = [plots.COLORS[c] for c in ("blue", "violet", "red")]
+SHADES = [plots.COLORS[c] for c in ("blue", "olive", "violet", "red")]
+GRAY = plots.COLORS["gray"]
 
 
 def _draw_scalar(axes: Any, result: Result) -> None:
@@ -350,7 +303,7 @@ def _draw_scalar(axes: Any, result: Result) -> None:
                       linewidth=0)  # fmt: skip
     axes.semilogy(result.factors, np.exp(closed_form(result.factors)), color=plots.COLORS["blue"])
     axes.plot(result.factors, np.exp(result.scalar), "o", color=plots.COLORS["blue"], markersize=3)
-    axes.axvline(1, color=plots.COLORS["gray"], linewidth=0.8, linestyle=(0, (4, 2)))
+    axes.axvline(1, color=GRAY, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.text(0.4, 1e-5, "band: theorem\nline: closed form\npoints: measured", fontsize=7.5,
               va="top")  # fmt: skip
     axes.set_ylim(1e-9, 3)
@@ -360,40 +313,81 @@ def _draw_scalar(axes: Any, result: Result) -> None:
 
 
 def _by_exponent(axes: Any, result: Result, values: np.ndarray) -> None:
-    """Draw values (networks, lengths) over the networks' exponents."""
-    places = [n.exponent for n in result.networks]
-    errors = [n.error for n in result.networks]
+    """Draw values (networks, lengths) over the networks' exponents: every network a point."""
+    places = np.array([n.exponent for n in result.networks])
+    errors = np.array([n.error for n in result.networks])
+    driven = np.array([n.driven for n in result.networks])
     for column, color in zip(range(values.shape[1]), SHADES, strict=False):
-        axes.errorbar(places, values[:, column], xerr=errors, fmt="o", color=color, markersize=3.5,
-                      linewidth=0.8)  # fmt: skip
-    axes.axvline(0, color=plots.COLORS["gray"], linewidth=0.8, linestyle=(0, (4, 2)))
+        for chosen, face in ((~driven, color), (driven, "white")):
+            axes.errorbar(places[chosen], values[chosen, column], xerr=errors[chosen], fmt="o",
+                          color=color, markerfacecolor=face, markersize=3.2, linewidth=0.7,
+                          markeredgewidth=0.8)  # fmt: skip
+    axes.axvline(0, color=GRAY, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.set_xlabel("λ₁ of the network (nats per step)")
 
 
 def _draw_conditioning(axes: Any, result: Result) -> None:
     s = result.settings
-    values = np.array([n.log_smallest for n in result.networks]) / plots.LN10
-    most = max(n.exponent for n in result.networks)
-    for length, color in zip(s.lengths, SHADES, strict=False):
-        axes.plot([0, most], [0, -most * (length - 1) / plots.LN10], color=color, linewidth=1.2)
-    _by_exponent(axes, result, values)
-    axes.text(0.03, 0.05, "lines: e^(−λ₁(T−1))", transform=axes.transAxes, fontsize=7.5)
-    axes.set_ylim(1.2 * values.min(), 2)
+    values = np.array([n.log_smallest for n in result.networks])
+    places = [n.exponent for n in result.networks]
+    low, high = min(places), max(places)
+    axes.plot([low, 0, high], [0, 0, high], color="black", linewidth=1)
+    _by_exponent(axes, result, -values / np.array(s.lengths))
+    axes.text(0.03, 0.42, "line: T → ∞\nfilled: no input\nopen: white input",
+              transform=axes.transAxes, fontsize=7.5)  # fmt: skip
+    for row, (length, color) in enumerate(zip(s.lengths, SHADES, strict=False)):
+        axes.text(0.03, 0.9 - 0.075 * row, f"T = {length}", transform=axes.transAxes, color=color,
+                  fontsize=8)  # fmt: skip
     axes.set_title(f"random tanh networks, N = {s.size}")
-    axes.set_ylabel("log₁₀ √μ")
+    axes.set_ylabel("−ln √μ / T (nats per step)")
 
 
 def _draw_rounds(axes: Any, result: Result) -> None:
     s = result.settings
-    values = np.array([n.rounds for n in result.networks], dtype=float)
+    values = np.array([[n.rounds[t - 1] for t in s.lengths] for n in result.networks], dtype=float)
     _by_exponent(axes, result, values)
     last = int(np.argmax([n.exponent for n in result.networks]))
     for length, value, color in zip(s.lengths, values[last], SHADES, strict=False):
         axes.annotate(f"T = {length}", (result.networks[last].exponent, value), xytext=(7, 0),
                       textcoords="offset points", va="center", color=color, fontsize=8,
                       annotation_clip=False)  # fmt: skip
+    several = slow_though_stable(result)
+    if several:
+        slowest = max(several, key=lambda n: n.rounds[-1])
+        place = (slowest.exponent, slowest.rounds[-1])
+        axes.annotate("λ₁ < 0, no input,\nseveral attracting orbits", place,
+                      xytext=(-18, 8), textcoords="offset points", ha="right", fontsize=7.5,
+                      arrowprops={"arrowstyle": "-", "linewidth": 0.7})  # fmt: skip
     axes.set_yscale("log")
-    axes.text(0.04, 0.93, "gradients vanish", transform=axes.transAxes, fontsize=7.5, va="top")
     axes.set_ylim(1, 1.6 * s.lengths[-1])
-    axes.set_title("rounds of Newton's method")
+    axes.set_title("rounds of Newton's method: a jump at λ₁ = 0")
+    axes.set_ylabel("rounds until solved")
+
+
+def _draw_lengths(axes: Any, result: Result) -> None:
+    """Draw the rounds over T on both sides, and what rounding costs if no step is kept."""
+    s = result.settings
+    steps = np.arange(1, s.lengths[-1] + 1)
+    axes.plot(steps, steps, color="black", linewidth=1)
+    for n in decided(result, 1):
+        axes.plot(steps, n.plain, color=GRAY, linewidth=0.7, linestyle=(0, (3, 1)))
+        axes.plot(steps, n.rounds, color=plots.COLORS["red"], linewidth=0.9)
+    for n in slow_though_stable(result):
+        axes.plot(steps, n.rounds, color=plots.COLORS["violet"], linewidth=0.9)
+    for n in decided(result, -1):
+        axes.plot(steps, n.rounds, color=plots.COLORS["blue"], linewidth=0.9)
+    words = (
+        ("as many as steps", "black"),
+        ("λ₁ > 0, solved steps computed anew", GRAY),
+        ("λ₁ > 0, solved steps kept", plots.COLORS["red"]),
+        ("λ₁ < 0, several attracting orbits", plots.COLORS["violet"]),
+        ("λ₁ < 0", plots.COLORS["blue"]),
+    )
+    for row, (text, color) in enumerate(words):
+        axes.text(0.03, 0.93 - 0.075 * row, text, transform=axes.transAxes, color=color,
+                  fontsize=7.5)  # fmt: skip
+    axes.set_xlim(0, s.lengths[-1])
+    axes.set_ylim(-0.01 * s.lengths[-1], s.lengths[-1])
+    axes.set_title("rounds over the length of the sequence")
+    axes.set_xlabel("steps T")
     axes.set_ylabel("rounds until solved")
