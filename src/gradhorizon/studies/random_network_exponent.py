@@ -258,7 +258,7 @@ def _draw_onset(axes: Any, result: Result) -> None:
 
 def _draw_sizes(axes: Any, result: Result) -> None:
     s = result.settings
-    axes.axhline(1, color=plots.COLORS["gray"], linewidth=0.8)
+    axes.hlines(1, s.sizes[0] / 1.2, s.sizes[-1], color=plots.COLORS["gray"], linewidth=0.8)
     colors = (plots.COLORS["orange"], plots.COLORS["violet"], plots.COLORS["red"])
     ends = []
     for gain, color in zip(s.small_gains, colors, strict=False):
