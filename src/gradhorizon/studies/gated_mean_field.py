@@ -318,6 +318,8 @@ def _draw_plane(axes: Any, result: Result, name: str) -> Any:
         axes.set_title(f"vanilla: |ξ| > {LONG} on {long_share(result, name):.0%}")
     else:
         axes.plot([POINT], [0.0], "*", color="black", markersize=8)
+        axes.annotate(f"{POINT:g}, as below", (POINT, 0.0), xytext=(7, 7), va="center",
+                      textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set_ylabel(r"gate's bias $\mu_b$ ($\sigma_v$ = 1.39)")
         axes.set_title(f"minimal RNN: |ξ| > {LONG} on {long_share(result, name):.0%}")
     return image
