@@ -276,7 +276,7 @@ def _draw_gradients(axes: Any, result: Result) -> None:
         axes.annotate(
             label,
             (end, rates(result)[i] * end / plots.LN10),
-            xytext=(4, 0),
+            xytext=(7, 2),
             textcoords="offset points",
             color=colors[i],
             fontsize=8.5,
