@@ -324,7 +324,7 @@ def _draw_numbers(axes: Any, result: Result) -> None:
     axes.set_xticks([2**k for k in range(2, 11, 2)], [str(2**k) for k in range(2, 11, 2)])
     sizes = ", ".join(f"{math.exp(TIED_ROOT[n]):.0f} at N = {n}" for n in (16, 64))
     axes.text(4.6, 2.57, f"looped, 1/√N:\n{sizes}", color=RED, fontsize=8, va="top")
-    texts = (("fresh, 1/√N → √e", math.exp(0.5), BLUE, 4),
+    texts = (("fresh, 1/√N → √e", math.exp(0.5), BLUE, 8),
              ("looped, 1/N → √I₀(2)", math.sqrt(i0(2.0)), ORANGE, -13),
              ("fresh, 1/N → 1", 1.0, GRAY, 4))  # fmt: skip
     for text, level, color, shift in texts:
