@@ -308,7 +308,7 @@ def _draw_products(axes: Any, result: Result) -> None:
             steps, color = int(np.sum(result.products[name] != 0)), plots.COLORS[LOOKS[name]]
             text = f"{steps}"
         axes.barh(place, steps, height=0.55, color=color, alpha=0.85)
-        axes.annotate(text, (steps, place), xytext=(-4, 0), textcoords="offset points", ha="right",
+        axes.annotate(text, (steps, place), xytext=(-7, 0), textcoords="offset points", ha="right",
                       va="center", fontsize=8.5, color="white")  # fmt: skip
         if name in result.numpy_zero:
             last = result.numpy_zero[name] - 1
@@ -336,7 +336,7 @@ def _draw_rule(axes: Any, result: Result) -> None:
             use = np.sign(rates) == sign
             axes.loglog(np.abs(rates[use]), ends[use], marker, color=color, markersize=4.5)
         room = float(horizons.raw_product(-1.0, name, flushed=result.flushed[name]))
-        axes.annotate(f"{name}: {room:.5g}/|λ|", (0.3, room / 0.3), xytext=(-6, -13), ha="right",
+        axes.annotate(f"{name}: {room:.5g}/|λ|", (0.3, room / 0.3), xytext=(-9, -11), ha="right",
                       fontsize=8.5, textcoords="offset points", color=color)  # fmt: skip
     note = "circles: vanishing, exactly 0\ntriangles: exploding, infinite"
     axes.text(0.055, 20, note, fontsize=8)
@@ -354,10 +354,8 @@ def _draw_forecasts(axes: Any, result: Result) -> None:
         for group, marker in ((result.rates < 0, "o"), (result.rates > 0, "^")):
             axes.loglog(pairs[group, 0], pairs[group, 1], marker, markersize=5,
                         color=plots.COLORS[LOOKS[name]])  # fmt: skip
-    axes.text(0.06, 0.88, "float32", transform=axes.transAxes, fontsize=8.5,
-              color=plots.COLORS[LOOKS["float32"]])  # fmt: skip
-    axes.text(0.06, 0.8, "float64", transform=axes.transAxes, fontsize=8.5,
-              color=plots.COLORS[LOOKS["float64"]])  # fmt: skip
+        axes.annotate(name, np.nanmedian(pairs, axis=0), xytext=(-9, 9), ha="right", fontsize=8.5,
+                      textcoords="offset points", color=plots.COLORS[LOOKS[name]])  # fmt: skip
     axes.text(0.97, 0.06, "circles: tanh, vanishing\ntriangles: linear, exploding", ha="right",
               transform=axes.transAxes, fontsize=8)  # fmt: skip
     axes.set_xlabel("lag forecast from logarithms")
