@@ -20,6 +20,7 @@ CHAPTERS = {
         "isometry",
         "tying_is_irrelevant_when_shallow",
         "looped_residual",
+        "residual_networks",
     ),
     "One unit": ("latch", "folds", "error_surface"),
     "Predicting the regime": (
