@@ -238,7 +238,7 @@ def draw(result: Result) -> Figure:
     return figure
 
 
-_LOOK = {True: (plots.COLORS["red"], "tied: W^L"), False: (plots.COLORS["blue"], "untied: fresh")}
+_LOOK = {True: (plots.COLORS["red"], "tied: $W^L$"), False: (plots.COLORS["blue"], "untied: fresh")}
 _SIZES = (plots.COLORS["orange"], plots.COLORS["violet"], plots.COLORS["olive"])
 
 
@@ -262,7 +262,7 @@ def _draw_moments(axes: Any, result: Result) -> None:
     axes.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
     axes.minorticks_off()
     axes.set_xlabel("depth L; lines: Fuss-Catalan")
-    axes.set_ylabel("(1/N) tr (P Pᵀ)^p")
+    axes.set_ylabel("(1/N) tr (P Pᵀ)$^p$")
     axes.set_title(f"moments at fixed depth, N = {result.settings.width}")
 
 
@@ -313,7 +313,7 @@ def _draw_scatter(axes: Any, result: Result) -> None:
     axes.legend(loc="upper left", fontsize=8)
     axes.set_xlim(0.9, 1100)
     axes.set_xlabel("depth d")
-    axes.set_ylabel("sd of ln ‖P_d v‖ (nats)")
+    axes.set_ylabel("sd of ln ‖P$_d$ v‖ (nats)")
     axes.set_title("scatter against depth")
 
 
