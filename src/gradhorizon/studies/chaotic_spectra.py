@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from matplotlib.figure import Figure
 
 from gradhorizon import plots
 from gradhorizon.cells import maps
-from gradhorizon.cells.activations import tanh
 from gradhorizon.chain.jacobian import jacobian_chain
 from gradhorizon.products.lyapunov import lyapunov_spectrum
+from gradhorizon.studies import _chaotic_rates as flows
 from gradhorizon.studies._study import Check
 from gradhorizon.theory import random_network
 
@@ -41,6 +40,8 @@ class Settings:
     networks: list[int] = dataclasses.field(default_factory=lambda: [8, 6, 3])
     gains: list[float] = dataclasses.field(default_factory=lambda: [2.0, 3.0, 6.0])
     strengths: list[float] = dataclasses.field(default_factory=lambda: [1.0, 2.0, 4.0])
+    rate_sizes: list[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512])
+    rate_networks: list[int] = dataclasses.field(default_factory=lambda: [32, 20, 10, 5])
     silent_gain: float = 0.8
     middle: int = 160
     burn_in: float = 40.0
@@ -52,6 +53,8 @@ SMALL = Settings(
     networks=[5],
     gains=[1.5],
     strengths=[4.0],
+    rate_sizes=[48, 96, 192],
+    rate_networks=[6, 5, 3],
     middle=96,
     burn_in=20.0,
     duration=50.0,
@@ -68,7 +71,7 @@ class Spectra(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Spectra by size, by gain and by strength of the input, and at the fixed point 0."""
+    """Spectra by size, by gain and by strength of the input, at the fixed point 0; λ_1 by size."""
 
     settings: Settings
     sizes: dict[int, Spectra]
@@ -76,18 +79,7 @@ class Result(NamedTuple):
     strengths: dict[float, Spectra]
     silent: np.ndarray
     silent_theory: np.ndarray  # Re μ_i - 1, μ_i the eigenvalues of the same J
-
-
-def field(J: Any, x: Any, drive: Any) -> Array:
-    """Give dx/dt in units of τ."""
-    return -x + J @ tanh(x) + drive
-
-
-def matrix(size: int, gain: float, generator: np.random.Generator) -> np.ndarray:
-    """Draw J without autapses."""
-    J = gain / math.sqrt(size) * generator.standard_normal((size, size))
-    np.fill_diagonal(J, 0)
-    return J
+    rates: dict[int, np.ndarray]  # λ_1 of networks without input, in units of 1/τ
 
 
 def compute(settings: Settings) -> Result:
@@ -100,13 +92,13 @@ def compute(settings: Settings) -> Result:
     gains = {g: _spectra(s.middle, g, 0.0, count, s) for g in s.gains}
     strengths = {v: _spectra(s.middle, s.gain, v, count, s) for v in s.strengths}
     gains[s.gain] = strengths[0.0] = sizes[s.middle]
-    J = matrix(s.middle, s.silent_gain, np.random.default_rng(s.seed))
+    J = flows.matrix(s.middle, s.silent_gain, np.random.default_rng(s.seed))
     still = np.zeros((round((s.burn_in + s.duration) / s.dt), s.middle))
     silent = _measure(J, still[0], still, s)[0] / s.dt
     theory = random_network.silent_exponents(np.linalg.eigvals(J), leak=0.0)
     return Result(
         s, sizes, dict(sorted(gains.items())), dict(sorted(strengths.items())),
-        silent, np.sort(np.asarray(theory))[::-1],
+        silent, np.sort(np.asarray(theory))[::-1], flows.measured(s),
     )  # fmt: skip
 
 
@@ -115,7 +107,7 @@ def _spectra(size: int, gain: float, strength: float, count: int, s: Settings) -
     found = []
     for network in range(count):
         generator = np.random.default_rng([s.seed, network])
-        J = matrix(size, gain, generator)
+        J = flows.matrix(size, gain, generator)
         start = generator.standard_normal(size)
         noise = generator.standard_normal((round((s.burn_in + s.duration) / s.dt), size))
         drive = strength / math.sqrt(s.dt) * noise
@@ -128,7 +120,7 @@ def _measure(
     J: np.ndarray, start: np.ndarray, drive: np.ndarray, s: Settings
 ) -> tuple[np.ndarray, ...]:
     """Give exponents, their errors, dimension and entropy rate, per step."""
-    chain = jacobian_chain(maps.rk4(field, s.dt), *map(jnp.asarray, (J, start, drive)))
+    chain = jacobian_chain(maps.rk4(flows.field, s.dt), *map(jnp.asarray, (J, start, drive)))
     half = round(s.burn_in / s.dt) // 2
     found = lyapunov_spectrum(chain, state_burn_in=half, burn_in=half)
     both = (found.exponents, found.standard_errors)
@@ -162,11 +154,6 @@ def at(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
 def midpoints(exponents: np.ndarray) -> np.ndarray:
     """Give (λ_i + λ_(N+1-i))/2, all -1 for a spectrum that is point-symmetric about -1/τ."""
     return (exponents + exponents[..., ::-1]) / 2
-
-
-def size_allowance(size: int) -> float:
-    """Give how far λ_1 of a flow may lie below its value at N = ∞: an allowance, not a law."""
-    return 4 * size ** (-2 / 3)
 
 
 def checks(result: Result) -> list[Check]:
@@ -217,16 +204,26 @@ def _exact_checks(result: Result) -> list[Check]:
 
 
 def _rate_checks(result: Result) -> list[Check]:
-    found = []
-    for label, gain, strength, spectra in _kinds(result):
-        mean, error = averaged(spectra.exponents[:, 0], spectra.errors[:, 0])
-        expected = random_network.largest_exponent(gain, leak=0.0, noise_variance=strength**2)
-        found.append(
-            Check(f"{label}: λ_1", float(mean), float(expected),
-                  4 * float(error) + size_allowance(spectra.exponents.shape[1]),
-                  "mean field, N → ∞; four standard errors and 4 N^(-2/3)")
-        )  # fmt: skip
-    return found
+    s = result.settings
+    expected = float(random_network.largest_exponent(s.gain, leak=0.0))
+    fit = flows.extrapolated(result.rates, flows.POWER)
+    power, error = flows.fitted_power(result.rates, expected)
+    freedom = len(s.rate_sizes) - 2
+    strong, label = max(result.strengths), f"g = {s.gain:g}, N = {min(s.rate_sizes)} to "
+    label += f"{max(s.rate_sizes)}"
+    driven, driven_error = averaged(*(x[:, 0] for x in result.strengths[strong][:2]))
+    sign = float(np.sign(driven)) * float(abs(driven) > 4 * driven_error)
+    theory = random_network.largest_exponent(s.gain, leak=0.0, noise_variance=strong**2)
+    return [
+        Check(f"{label}: λ_1 at N = ∞, a line in 1/N", fit.limit, expected,
+              4 * fit.error, "mean field; four standard errors, from the scatter of networks"),
+        Check(f"{label}: χ² of that line", fit.chi2, float(freedom), 4 * math.sqrt(2 * freedom),
+              f"{freedom} degrees of freedom, standard deviation √(2 × {freedom})"),
+        Check(f"{label}: power of 1/N in the distance of λ_1 from mean field", power, flows.POWER,
+              4 * error, "fluctuations of size 1/√N enter squared; four standard errors"),
+        Check(f"N = {s.middle}, g = {s.gain:g}, σ = {strong:g}: sign of λ_1", sign,
+              float(np.sign(theory)), 0.0, "mean field; beyond four standard errors"),
+    ]  # fmt: skip
 
 
 def _extensive_checks(result: Result) -> list[Check]:
@@ -300,29 +297,31 @@ def answer(result: Result) -> str:
     shares = [per_unit(result.sizes[m], "dimensions") for m in s.sizes]
     by_size = ", ".join(f"{v:.3f} ± {e:.3f}" for v, e in shares)
     rates = [per_unit(result.strengths[v], "entropies")[0] for v in result.strengths]
+    fit = flows.extrapolated(result.rates, flows.POWER)
+    theory = float(random_network.largest_exponent(s.gain, leak=0.0))
     return (
         f"Few explode: at g = {s.gain:g} and N = {n}, {grow:.0f} directions grow and "
         f"{n - grow:.0f} shrink; the mean of all rates is "
-        f"{last.exponents.mean():.6f}/τ (exactly -1). The dimension per unit is {by_size} at N = "
+        f"{last.exponents.mean():.6f}/τ (exactly -1). The largest rate tends to "
+        f"{fit.limit:.3f} ± {fit.error:.3f} as N → ∞ (mean field: {theory:.3f}). "
+        f"The dimension per unit is {by_size} at N = "
         f"{', '.join(str(m) for m in s.sizes)}; an input of strength {max(result.strengths):g} "
         f"lowers the entropy rate per unit from {rates[0]:.4f} to {rates[-1]:.4f} nats/τ."
     )
 
 
 def draw(result: Result) -> Figure:
-    """Draw the spectra over i/N, and dimension and entropy over gain and input."""
-    figure, panels = plots.new_figure(8.4, 3.5, ncols=3, width_ratios=[1.3, 1, 1])
+    """Draw the spectra over i/N, λ_1 over N, and dimension and entropy over gain and input."""
+    figure, panels = plots.new_figure(8.4, 6.2, nrows=2, ncols=2)
     with plots.style():
-        _draw_spectra(panels[0], result)
+        _draw_spectra(panels[0, 0], result)
         s = result.settings
-        _draw_shares(panels[1], result.gains, "gain g", f"without input, N = {s.middle}", result)
-        _draw_shares(
-            panels[2],
-            result.strengths,
-            "white noise of strength σ",
-            f"input at g = {s.gain:g}",
-            result,
-        )
+        expected = float(random_network.largest_exponent(s.gain, leak=0.0))
+        flows.draw(panels[0, 1], result.rates, s.gain, expected)
+        still = f"without input, N = {s.middle}"
+        _draw_shares(panels[1, 0], result.gains, "gain g", still, result)
+        driven = f"input at g = {s.gain:g}, N = {s.middle}"
+        _draw_shares(panels[1, 1], result.strengths, "white noise of strength σ", driven, result)
         figure.suptitle(TITLE, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
     return figure
 
