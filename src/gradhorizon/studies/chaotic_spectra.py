@@ -50,7 +50,7 @@ class Settings:
 
 SMALL = Settings(
     sizes=[96],
-    networks=[5],
+    networks=[4],
     gains=[1.5],
     strengths=[4.0],
     rate_sizes=[192],
