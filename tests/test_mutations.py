@@ -14,7 +14,7 @@ import pytest
 import gradhorizon as gh
 from gradhorizon.chain import _sweep, jacobian
 from gradhorizon.chain._links import Link, StepLinks
-from gradhorizon.products import _flag, _lu, _stratified, _udt
+from gradhorizon.products import _flag, _graded, _lu, _stratified, _udt
 
 STEPS, N = 6, 4
 
@@ -74,12 +74,21 @@ def norms_are_those_of_the_product():
     return abs(norms[-1] - np.log(np.linalg.norm(whole(), 2))) <= 1e-12
 
 
+def small_columns_keep_their_digits():
+    """J = W diag(s) at every step, and Σ λ_i = ln|det W| + Σ ln s_i."""
+    W, scales = network()[1], np.array([1.0, 1e-9, 1e-18, 1e-27])
+    spectrum = gh.lyapunov_spectrum(np.broadcast_to(W * scales, (50, N, N)), throw=False)
+    total = np.linalg.slogdet(W)[1] + np.log(scales).sum()
+    return abs(spectrum.exponents.sum() - total) <= 1e-9
+
+
 CHECKS = (
     product_is_derivative,
     profile_is_gradient,
     growth_is_diag_r,
     singular_values_are_those_of_the_product,
     norms_are_those_of_the_product,
+    small_columns_keep_their_digits,
 )
 
 
@@ -140,23 +149,39 @@ def jacobian_transposed(monkeypatch):
 
 
 def frame_never_updated(monkeypatch):
-    original = _flag.pivoted_lu
+    original = _graded.pivoted_lu
 
     def frozen(matrix):
         frame, upper, places = original(matrix)
         return jnp.eye(*frame.shape, dtype=frame.dtype), upper, places
 
-    monkeypatch.setattr(_flag, "pivoted_lu", frozen)
+    monkeypatch.setattr(_graded, "pivoted_lu", frozen)
 
 
 def column_norms_for_diag_r(monkeypatch):
-    original = _flag.pivoted_lu
+    original = _graded.pivoted_lu
 
     def norms(matrix):
         frame, _, places = original(matrix)
         return frame, jnp.diag(jnp.linalg.norm(matrix, axis=0)), places
 
-    monkeypatch.setattr(_flag, "pivoted_lu", norms)
+    monkeypatch.setattr(_graded, "pivoted_lu", norms)
+
+
+def graded_steps_taken_plainly(monkeypatch):
+    monkeypatch.setattr(
+        _graded, "push", lambda matrix, frame: _graded.factorize(matrix @ frame, 1)[0]
+    )
+
+
+def growth_inside_a_step_forgotten(monkeypatch):
+    original = _graded._factorized
+
+    def without(frame, rounded):
+        whole = original(frame, rounded)
+        return whole._replace(logs=0 * whole.logs)
+
+    monkeypatch.setattr(_graded, "_factorized", without)
 
 
 def windows_not_closed(monkeypatch):
@@ -204,6 +229,8 @@ MUTATIONS = {
     residuals_of_another_step: {"product_is_derivative", "profile_is_gradient", "growth_is_diag_r"},
     frame_never_updated: {"growth_is_diag_r"},
     column_norms_for_diag_r: {"growth_is_diag_r"},
+    graded_steps_taken_plainly: {"small_columns_keep_their_digits"},
+    growth_inside_a_step_forgotten: {"small_columns_keep_their_digits"},
     windows_not_closed: {"growth_is_diag_r"},
     right_factor_never_updated: {"singular_values_are_those_of_the_product"},
     left_factor_in_the_wrong_row_order: {"singular_values_are_those_of_the_product"},

@@ -26,12 +26,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gradhorizon.chain._sweep import sweep_groups
 from gradhorizon.chain.jacobian import JacobianChain
-from gradhorizon.products._lu import pivoted_lu
+from gradhorizon.products import _graded
+from gradhorizon.products._graded import Growth
 from gradhorizon.products._qr import positive_qr
 
 _GROUP = 12  # steps, about; beyond that a factorization costs little next to the products
 _FORGET = 0.8  # how much of the widest spread per step is remembered at the next factorization
 _ROOM = {64: 1e100, 32: 1e12}  # largest and smallest size of a frame between factorizations
+_VISIBLE = {64: 1e-9, 32: 1e-1}  # nats: a step that loses more is taken again, with more care
 _SLACK = 2.0  # a group is run again when its loss passes the intended one by this factor
 _SMALL = 32  # below this size the determinant is taken at every step: it costs little
 _SAMPLE = 32  # else in every 32nd block
@@ -96,10 +98,41 @@ def schedule(
 def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> Passage:
     """Push a frame through the whole chain."""
     n, k = frame.shape
-    dtype = chain.dtype
-    zero, count = jnp.zeros((), dtype), jnp.asarray(0, jnp.int32)
     ends = jnp.asarray(np.asarray(plan.ends), jnp.int32)
-    start = Passage(
+    full, room = k == n, _ROOM[jnp.finfo(frame.dtype).bits]
+
+    def inner(now: Passage, link: Any, last: Any, *, careful: bool = False) -> Passage:
+        before = now.rows.T
+        now, size, least = _push(now, link, full=full, sample=plan.sample)
+        ending = now.step == ends[now.window]
+        due = ending | careful | (now.since >= now.interval)
+        if plan.every is None:
+            due = due | last | (size > room) | (least < 1 / room)
+
+        def factorized(now: Passage) -> Passage:
+            now = _factorize(now, link, before, plan)
+            return lax.cond(ending, _close_window, lambda p: p, now)
+
+        return lax.cond(due, factorized, lambda p: p, now)
+
+    def group(now: Passage, walk: Any) -> Passage:
+        return walk(inner, now)
+
+    def careful_group(now: Passage, walk: Any) -> Passage:
+        now = now._replace(worst=jnp.zeros_like(now.worst))
+        first = walk(inner, now)
+        lost = first.worst > _SLACK * _tolerable(n, frame.dtype)
+        at_every_step = functools.partial(inner, careful=True)
+        return lax.cond(lost, lambda: walk(at_every_step, now), lambda: first)
+
+    return sweep_groups(chain, group if plan.every else careful_group, _start(frame, plan), _GROUP)
+
+
+def _start(frame: Float[Array, "n k"], plan: Schedule) -> Passage:
+    """Give the passage before the first step."""
+    (n, k), dtype = frame.shape, frame.dtype
+    zero, count = jnp.zeros((), dtype), jnp.asarray(0, jnp.int32)
+    return Passage(
         rows=frame.T,
         logs=jnp.zeros((len(plan.ends), k), dtype),
         offset=jnp.zeros(k, dtype),
@@ -120,31 +153,6 @@ def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> 
         first_bad_step=count - 1,
         confined=count,
     )
-    full, room = k == n, _ROOM[jnp.finfo(dtype).bits]
-
-    def inner(now: Passage, link: Any, last: Any, *, careful: bool = False) -> Passage:
-        now, size, least = _push(now, link, full=full, sample=plan.sample)
-        ending = now.step == ends[now.window]
-        due = ending | careful | (now.since >= now.interval)
-        if plan.every is None:
-            due = due | last | (size > room) | (least < 1 / room)
-
-        def factorized(now: Passage) -> Passage:
-            return lax.cond(ending, _close_window, lambda p: p, _factorize(now, plan))
-
-        return lax.cond(due, factorized, lambda p: p, now)
-
-    def group(now: Passage, walk: Any) -> Passage:
-        return walk(inner, now)
-
-    def careful_group(now: Passage, walk: Any) -> Passage:
-        now = now._replace(worst=zero)
-        first = walk(inner, now)
-        lost = first.worst > _SLACK * _tolerable(n, dtype)
-        at_every_step = functools.partial(inner, careful=True)
-        return lax.cond(lost, lambda: walk(at_every_step, now), lambda: first)
-
-    return sweep_groups(chain, group if plan.every else careful_group, start, _GROUP)
 
 
 def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage, Array, Array]:
@@ -186,30 +194,26 @@ def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage,
     return now, size, least
 
 
-def _factorize(now: Passage, plan: Schedule) -> Passage:
-    """Factorize the frame, add the growth to its window, choose the next interval."""
+def _factorize(now: Passage, link: Any, before: Array, plan: Schedule) -> Passage:
+    """Factorize the frame, add the growth to its window, choose the next interval.
+
+    The frame was `before` when the last step began. Where that step alone lost visible digits, it
+    is taken again with its Jacobian factorized first.
+    """
     k, n = now.rows.shape
-    frame, upper, places = pivoted_lu(now.rows.T)
-    growth = jnp.abs(jnp.diagonal(upper))
-    held = lax.stop_gradient(growth)
-    sizes = jnp.max(jnp.abs(lax.stop_gradient(now.rows)), axis=0)[places]
     # a zero pivot is an exact zero after one step, after more it may be an underflow
-    zero = jnp.where(now.since > 1, jnp.inf, 1).astype(held.dtype)
-    loss = jnp.where(held > 0, sizes / jnp.where(held > 0, held, 1), zero)
-    since = now.since.astype(held.dtype)
-    spread = jnp.log(jnp.max(held) / jnp.min(jnp.where(held > 0, held, jnp.inf)))
-    relief = spread - jnp.log(jnp.max(jnp.where(held > 0, loss, 1)))
-    spread = jnp.where(jnp.isfinite(spread), spread, 0) / since
-    relief = jnp.where(jnp.isfinite(relief), relief, 0)
-    spread = jnp.maximum(spread, _FORGET * now.spread + (1 - _FORGET) * spread)
-    relief = jnp.minimum(relief, _FORGET * now.relief + (1 - _FORGET) * relief)
-    gap = jnp.sum(jnp.log(held)) - now.block_det
+    zero = jnp.where(now.since > 1, jnp.inf, 1).astype(now.rows.dtype)
+    plain, most = _graded.factorize(now.rows.T, zero)
+    step, rank_cap = _with_care(now, plain, most, link, before)
+    spread, relief = _outlook(now, plain)
+    avoidable = jnp.where(now.since > 1, plain.loss, 0)
+    since = now.since.astype(avoidable.dtype)
+    gap = jnp.sum(lax.stop_gradient(step.logs)) - now.block_det
     sampled = (now.factorizations % plan.sample == 0) & jnp.isfinite(gap) & (k == n)
-    avoidable = jnp.where(now.since > 1, loss, 0)
     return now._replace(
-        rows=frame.T,
-        logs=now.logs.at[now.window].add(jnp.log(growth)),
-        losses=now.losses + loss,
+        rows=step.frame.T,
+        logs=now.logs.at[now.window].add(step.logs),
+        losses=now.losses + step.loss,
         avoidable=now.avoidable + avoidable,
         worst=jnp.maximum(now.worst, jnp.max(avoidable) / since),
         spread=spread,
@@ -217,9 +221,44 @@ def _factorize(now: Passage, plan: Schedule) -> Passage:
         interval=now.interval if plan.every else _interval(spread, relief, n),
         since=jnp.zeros_like(now.since),
         factorizations=now.factorizations + 1,
+        rank_cap=rank_cap,
         block_det=jnp.zeros_like(now.block_det),
         det_gap=now.det_gap + jnp.where(sampled, gap, 0),
         det_steps=now.det_steps + jnp.where(sampled, now.since, 0),
+    )
+
+
+def _with_care(
+    now: Passage, plain: Growth, most: Array, link: Any, before: Array
+) -> tuple[Growth, Int[Array, ""]]:
+    """Give the growth of a block, by the careful way where one step alone lost visible digits.
+
+    The matrix it needs shows how many columns are not zero: the rank is at most that.
+    """
+    k, n = now.rows.shape
+
+    def again() -> tuple[Growth, Array]:
+        matrix = link.matrix()
+        columns = jnp.sum(jnp.any(lax.stop_gradient(matrix) != 0, axis=0)).astype(jnp.int32)
+        return _graded.push(matrix, before), jnp.minimum(now.rank_cap, columns)
+
+    expected = jnp.maximum(k - now.rank_cap, 0)  # zero pivots
+    zeros = jnp.sum(jnp.isneginf(plain.logs)).astype(jnp.int32)
+    lost = most * unit_loss(n, most.dtype) > _VISIBLE[jnp.finfo(most.dtype).bits]
+    due = (now.since == 1) & (lost | (zeros > expected))
+    return lax.cond(due, again, lambda: (plain, now.rank_cap))
+
+
+def _outlook(now: Passage, plain: Growth) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Give the spread per step and the relief to reckon with, from those of a block and before."""
+    held, dead = lax.stop_gradient(plain.logs), jnp.isneginf(plain.logs)
+    spread = jnp.max(held) - jnp.min(jnp.where(dead, jnp.inf, held))
+    relief = spread - jnp.log(jnp.max(jnp.where(dead, 1, plain.loss)))
+    spread = jnp.where(jnp.isfinite(spread), spread, 0) / now.since.astype(held.dtype)
+    relief = jnp.where(jnp.isfinite(relief), relief, 0)
+    return (
+        jnp.maximum(spread, _FORGET * now.spread + (1 - _FORGET) * spread),
+        jnp.minimum(relief, _FORGET * now.relief + (1 - _FORGET) * relief),
     )
 
 
@@ -259,6 +298,14 @@ def _close_window(now: Passage) -> Passage:
 def is_confined(passage: Passage) -> Bool[Array, ""]:
     """Say whether the frame mostly lay in a coordinate subspace, and may miss a direction."""
     return 2 * passage.confined > passage.step
+
+
+def first_frame(chain: JacobianChain, k: int) -> Float[Array, "n k"]:
+    """Give the first k axes that J_1 does not map to zero: the others have no growth to tell."""
+    matrix = chain.link(jax.tree.map(lambda a: a[0], chain.items)).matrix()
+    dead = jnp.all(lax.stop_gradient(matrix) == 0, axis=0)
+    order = jnp.argsort(dead, stable=True)[:k]
+    return jnp.eye(chain.size, dtype=chain.dtype)[:, order]
 
 
 def haar_frame(n: int, k: int, dtype: Any) -> Float[Array, "n k"]:

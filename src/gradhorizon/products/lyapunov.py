@@ -160,12 +160,12 @@ def lyapunov_spectrum(
     subspaces as Q; the QR factor of L is added where sums are read off, so that the result is
     that of QR. Cost per step: k tangents through the step, and one LU of n × k every m steps,
     where m is as long as the spread of the growth factors allows; for k = n also determinants,
-    for `det_residual`. Memory O(n k) beyond the chain. The frame starts as the first k columns
-    of the identity; if it never leaves a coordinate subspace and k < n, the pass is repeated
-    from a Haar-random frame, since the leading direction may lie outside. Under `jax.vmap` all
-    branches are computed, though used only where they are due: some five to ten times the time.
-    Dead columns of J (for k < n, and for n ≥ 32 outside the sampled blocks) are not looked for;
-    the exponent that should be -inf is then that of rounding noise.
+    for `det_residual`. Memory O(n k) beyond the chain. The frame starts as the first k axes
+    that J_1 does not map to zero; if it never leaves a coordinate subspace and k < n, the pass
+    is repeated from a Haar-random frame, since the leading direction may lie outside. A step that
+    loses visible digits by itself, as one with saturated units does, is taken again in two
+    factors (docs/numerics.md), at three to five times its cost. Under `jax.vmap` all branches
+    are computed, though used only where they are due: some ten times the time.
 
     Derivatives with respect to the chain are those of QR. Through the states of a chaotic
     network they grow like e^(λ_1 T) and lose their meaning: `lyapunov_gradient` says when.
@@ -213,7 +213,7 @@ def _lyapunov(
     if chain.length == 0:
         return _empty(chain, k)
     plan = _flag.schedule(chain.length, chain.size, burn_in=burn_in, every=every, windows=windows)
-    passage = _flag.follow(chain, jnp.eye(chain.size, k, dtype=chain.dtype), plan)
+    passage = _flag.follow(chain, _flag.first_frame(chain, k), plan)
     if k < chain.size:
         passage = lax.cond(
             _flag.is_confined(passage),

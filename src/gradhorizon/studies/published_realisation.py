@@ -44,12 +44,14 @@ class Settings:
         default_factory=lambda: [16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
     )
     network: int = 64
-    gains: list[float] = dataclasses.field(default_factory=lambda: [1.2, 1.5, 2.0, 2.5, 3.0])
+    gains: list[float] = dataclasses.field(
+        default_factory=lambda: [1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]
+    )
     burn_in: int = 300
     steps: int = 1000
 
 
-SMALL = Settings(sizes=[16, 64, 256], network=24, gains=[1.5, 3.0], burn_in=100, steps=300)
+SMALL = Settings(sizes=[16, 64, 256], network=24, gains=[1.5, 8.0], burn_in=100, steps=300)
 
 
 class Identity(NamedTuple):
