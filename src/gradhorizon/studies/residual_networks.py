@@ -23,7 +23,7 @@ from gradhorizon.studies._study import Check
 from gradhorizon.theory import random_network
 from gradhorizon.theory.residual import log_growth, propagation
 
-TITLE = "Looped tanh residual blocks explode first, fresh ones most: (ln N)² against √N nats"
+TITLE = "Looped tanh residual blocks explode first, fresh ones in the end: (ln N)² against √N nats"
 QUESTION = "Does a deep residual network explode more with one block looped, or with fresh blocks?"
 SOURCE = (
     "Fresh blocks: Yang & Schoenholz 2017 (arXiv:1712.08969), gradients exp Θ(√N) for tanh. One "
