@@ -34,6 +34,7 @@ _GROUP = 12  # steps, about; beyond that a factorization costs little next to th
 _FORGET = 0.8  # how much of the widest spread per step is remembered at the next factorization
 _ROOM = {64: 1e100, 32: 1e12}  # largest and smallest size of a frame between factorizations
 _VISIBLE = {64: 1e-9, 32: 1e-1}  # nats: a step that loses more is taken again, with more care
+_DOUBTFUL = 1e-4  # of it: what is estimated to lose less than that is not looked at
 _SLACK = 2.0  # a group is run again when its loss passes the intended one by this factor
 _SMALL = 32  # below this size the determinant is taken at every step: it costs little
 _SAMPLE = 32  # else in every 32nd block
@@ -101,8 +102,8 @@ def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> 
     ends = jnp.asarray(np.asarray(plan.ends), jnp.int32)
     full, room = k == n, _ROOM[jnp.finfo(frame.dtype).bits]
 
-    def inner(now: Passage, link: Any, last: Any, *, careful: bool = False) -> Passage:
-        before = now.rows.T
+    def inner(now: Passage, link: Any, last: Any, *, careful: bool = plan.every == 1) -> Passage:
+        again = functools.partial(_again, link, now.rows.T) if careful else None
         now, size, least = _push(now, link, full=full, sample=plan.sample)
         ending = now.step == ends[now.window]
         due = ending | careful | (now.since >= now.interval)
@@ -110,7 +111,7 @@ def follow(chain: JacobianChain, frame: Float[Array, "n k"], plan: Schedule) -> 
             due = due | last | (size > room) | (least < 1 / room)
 
         def factorized(now: Passage) -> Passage:
-            now = _factorize(now, link, before, plan)
+            now = _factorize(now, again, plan)
             return lax.cond(ending, _close_window, lambda p: p, now)
 
         return lax.cond(due, factorized, lambda p: p, now)
@@ -194,17 +195,23 @@ def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage,
     return now, size, least
 
 
-def _factorize(now: Passage, link: Any, before: Array, plan: Schedule) -> Passage:
+def _factorize(now: Passage, again: Any, plan: Schedule) -> Passage:
     """Factorize the frame, add the growth to its window, choose the next interval.
 
-    The frame was `before` when the last step began. Where that step alone lost visible digits, it
-    is taken again with its Jacobian factorized first.
+    Where one step alone lost visible digits, it is taken `again` with care, or, if that is None,
+    the whole group has to be.
     """
     k, n = now.rows.shape
     # a zero pivot is an exact zero after one step, after more it may be an underflow
     zero = jnp.where(now.since > 1, jnp.inf, 1).astype(now.rows.dtype)
     plain, most = _graded.factorize(now.rows.T, zero)
-    step, rank_cap = _with_care(now, plain, most, link, before)
+    step, rank_cap, worst = plain, now.rank_cap, now.worst
+    lost = _is_lost(now, plain, most)
+    if again is None:
+        worst = jnp.where(lost, jnp.inf, worst)
+    else:
+        step, columns = lax.cond(lost, again, lambda: (plain, n + jnp.zeros_like(rank_cap)))
+        rank_cap = jnp.minimum(rank_cap, columns)
     spread, relief = _outlook(now, plain)
     avoidable = jnp.where(now.since > 1, plain.loss, 0)
     since = now.since.astype(avoidable.dtype)
@@ -215,7 +222,7 @@ def _factorize(now: Passage, link: Any, before: Array, plan: Schedule) -> Passag
         logs=now.logs.at[now.window].add(step.logs),
         losses=now.losses + step.loss,
         avoidable=now.avoidable + avoidable,
-        worst=jnp.maximum(now.worst, jnp.max(avoidable) / since),
+        worst=jnp.maximum(worst, jnp.max(avoidable) / since),
         spread=spread,
         relief=relief,
         interval=now.interval if plan.every else _interval(spread, relief, n),
@@ -228,25 +235,24 @@ def _factorize(now: Passage, link: Any, before: Array, plan: Schedule) -> Passag
     )
 
 
-def _with_care(
-    now: Passage, plain: Growth, most: Array, link: Any, before: Array
-) -> tuple[Growth, Int[Array, ""]]:
-    """Give the growth of a block, by the careful way where one step alone lost visible digits.
-
-    The matrix it needs shows how many columns are not zero: the rank is at most that.
-    """
+def _is_lost(now: Passage, plain: Growth, most: Any) -> Bool[Array, ""]:
+    """Say whether a block of one step lost visible digits, or has a zero pivot too many."""
     k, n = now.rows.shape
-
-    def again() -> tuple[Growth, Array]:
-        matrix = link.matrix()
-        columns = jnp.sum(jnp.any(lax.stop_gradient(matrix) != 0, axis=0)).astype(jnp.int32)
-        return _graded.push(matrix, before), jnp.minimum(now.rank_cap, columns)
-
-    expected = jnp.maximum(k - now.rank_cap, 0)  # zero pivots
+    dtype = now.rows.dtype
+    expected = jnp.maximum(k - now.rank_cap, 0)
     zeros = jnp.sum(jnp.isneginf(plain.logs)).astype(jnp.int32)
-    lost = most * unit_loss(n, most.dtype) > _VISIBLE[jnp.finfo(most.dtype).bits]
-    due = (now.since == 1) & (lost | (zeros > expected))
-    return lax.cond(due, again, lambda: (plain, now.rank_cap))
+    visible = _VISIBLE[jnp.finfo(dtype).bits] / unit_loss(n, dtype)
+    alone = now.since == 1
+    doubtful = alone & (jnp.max(plain.loss) > _DOUBTFUL * visible)
+    bound = lax.cond(doubtful, most, lambda: jnp.zeros((), dtype))
+    return alone & ((bound > visible) | (zeros > expected))
+
+
+def _again(link: Any, frame: Float[Array, "n k"]) -> tuple[Growth, Int[Array, ""]]:
+    """Push a frame with care, and count the columns of J that are not zero."""
+    matrix = link.matrix()
+    columns = jnp.sum(jnp.any(lax.stop_gradient(matrix) != 0, axis=0)).astype(jnp.int32)
+    return _graded.push(matrix, frame), columns
 
 
 def _outlook(now: Passage, plain: Growth) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -25,18 +25,24 @@ class Growth(NamedTuple):
     loss: Float[Array, " k"]  # rounding changed ln(pivot i) by about eps times this
 
 
-def factorize(frame: Float[Array, "n k"], zero: Any) -> tuple[Growth, Float[Array, ""]]:
+def factorize(frame: Float[Array, "n k"], zero: Any) -> tuple[Growth, Any]:
     """Factorize a frame that came from a plain product; `zero` is the loss of a zero pivot.
 
     Every entry of a row is taken for rounded to eps times the largest. The loss is the share of
-    the pivot's own entry, typical; the second result bounds what all entries do together.
+    the pivot's own entry, typical; the second result computes a bound of what all entries do.
     """
     lower, upper, places = pivoted_lu(frame)
     pivots = jnp.abs(jnp.diagonal(upper))
-    held, entries = lax.stop_gradient((pivots, frame))
-    sizes = jnp.max(jnp.abs(entries), axis=1)[places]
-    loss = jnp.where(held > 0, sizes / jnp.where(held > 0, held, 1), zero).astype(frame.dtype)
-    most = jnp.max(_loss(*lax.stop_gradient((lower[places], upper)), sizes[:, None]))
+    held, left, right, entries = lax.stop_gradient((pivots, lower, upper, frame))
+    sizes, inverse = jnp.max(jnp.abs(entries), axis=1)[places], _inverse(held)
+    loss = jnp.where(held > 0, sizes * inverse, zero).astype(frame.dtype)
+
+    def most() -> Float[Array, ""]:
+        """`_loss` without a product of matrices, as all entries of a row have one size."""
+        reach = jnp.sum(jnp.abs(left) * sizes[None], axis=1)[places]
+        tilt = jnp.max(jnp.abs(right) * inverse[:, None], axis=0)
+        return jnp.max(reach * tilt * inverse)
+
     return Growth(lower, _log(pivots), loss), most
 
 
@@ -67,7 +73,7 @@ def _log(pivots: Float[Array, " k"]) -> Float[Array, " k"]:
 
 
 def _loss(
-    lower: Float[Array, "k k"], upper: Float[Array, "k k"], rounded: Float[Array, "k _"]
+    lower: Float[Array, "k k"], upper: Float[Array, "k k"], rounded: Float[Array, "k k"]
 ) -> Float[Array, " k"]:
     """Give the loss of the pivots of B = L U, its entries rounded to eps times a size.
 
@@ -75,7 +81,11 @@ def _loss(
     u_ji/(u_jj u_ii), so that neither scales of rows nor of columns matter.
     """
     pivots = jnp.abs(jnp.diagonal(upper))
-    inverse = jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
+    inverse = _inverse(pivots)
     shares = jnp.abs(upper) * inverse[:, None] * inverse[None]  # u_ji/(u_jj u_ii)
     loss = jnp.max((jnp.abs(lower) @ rounded) * shares.T, axis=1)
     return jnp.where(pivots > 0, loss, 1)
+
+
+def _inverse(pivots: Float[Array, " k"]) -> Float[Array, " k"]:
+    return jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
