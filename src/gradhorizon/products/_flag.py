@@ -8,7 +8,8 @@ rounding changed its logarithm by about eps r_i/pivot_i. (Rows are the right mea
 saturates makes its whole row small, rounding errors included, and nothing is lost.) The interval
 follows this estimate, extrapolated by the widest spread per step seen lately. Where a spread
 jumps all the same, as at a nearly singular J_t, the group of steps is run again with a
-factorization at every step; every group starts from a factorized frame.
+factorization at every step, and steps that lose digits by themselves are taken with care (see
+`_graded`); every group starts from a factorized frame.
 
 Factorizations are LU (see `_lu`). Only where a sum is read off, at the end of a window, the
 frame's own QR factor is added: Σ ln|diag R| of QR = Σ ln|pivots| of LU + ln|diag of the R of L|.
