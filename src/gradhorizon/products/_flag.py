@@ -184,10 +184,10 @@ def _push(now: Passage, link: Any, *, full: bool, sample: int) -> tuple[Passage,
 
     def look(now: Passage) -> Passage:
         matrix = lax.stop_gradient(link.matrix())
-        columns = jnp.sum(jnp.any(matrix != 0, axis=0)).astype(jnp.int32)
         log_det = jnp.linalg.slogdet(matrix)[1] if n > 1 else jnp.log(jnp.abs(matrix[0, 0]))
         return now._replace(
-            block_det=now.block_det + log_det, rank_cap=jnp.minimum(now.rank_cap, columns)
+            block_det=now.block_det + log_det,
+            rank_cap=jnp.minimum(now.rank_cap, _live_columns(matrix)),
         )
 
     if sample == 1:
@@ -252,8 +252,12 @@ def _is_lost(now: Passage, plain: Growth, most: Any) -> Bool[Array, ""]:
 def _again(link: Any, frame: Float[Array, "n k"]) -> tuple[Growth, Int[Array, ""]]:
     """Push a frame with care, and count the columns of J that are not zero."""
     matrix = link.matrix()
-    columns = jnp.sum(jnp.any(lax.stop_gradient(matrix) != 0, axis=0)).astype(jnp.int32)
-    return _graded.push(matrix, frame), columns
+    return _graded.push(matrix, frame), _live_columns(matrix)
+
+
+def _live_columns(matrix: Float[Array, "n n"]) -> Int[Array, ""]:
+    """Count the columns that are not zero: the rank is at most that."""
+    return jnp.sum(jnp.any(lax.stop_gradient(matrix) != 0, axis=0)).astype(jnp.int32)
 
 
 def _outlook(now: Passage, plain: Growth) -> tuple[Float[Array, ""], Float[Array, ""]]:
